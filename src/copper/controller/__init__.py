@@ -1,0 +1,1 @@
+"""The controller: it decides and remembers. Virtual clusters and what becomes of clone calls."""

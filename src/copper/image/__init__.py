@@ -1,0 +1,1 @@
+"""Images: freeze and thaw, memory layers, disks, the store, and how guest images are built."""

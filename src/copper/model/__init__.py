@@ -1,0 +1,1 @@
+"""The nouns: frozen records, errors, names and settings. No I/O."""
