@@ -1,0 +1,217 @@
+/* The hook and the control thread. Loaded by LD_PRELOAD into QEMU with two inherited descriptors:
+ *
+ *   COPPER_LAYERS_RAM     an empty file as large as guest memory: QEMU's memory backend names it, which is how the mapping
+ *                         of guest memory is told from all others. It stays empty: memory is anonymous, then layers.
+ *   COPPER_LAYERS_LISTEN  a listening SOCK_SEQPACKET socket for layers.h's requests
+ */
+#include "layers.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+unsigned char *ram;
+size_t ram_bytes;
+
+static int ram_fd = -1, listen_fd = -1;
+static int kept[4096]; /* layers in use, lowest first: a host agent that restarts finds them in /proc/PID/fd */
+static size_t kept_count;
+
+uint64_t now_ns(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+static void *real_mmap(void *at, size_t length, int prot, int flags, int fd, off_t offset) {
+    return (void *)syscall(SYS_mmap, at, length, prot, flags, fd, offset);
+}
+
+static bool is_ram(int fd) {
+    struct stat this, wanted;
+    return fd >= 0 && ram_fd >= 0 && !ram && !fstat(fd, &this) && !fstat(ram_fd, &wanted) &&
+           this.st_ino == wanted.st_ino && this.st_dev == wanted.st_dev;
+}
+
+__attribute__((visibility("default"))) void *mmap64(void *at, size_t length, int prot, int flags, int fd, off_t offset) {
+    if (!is_ram(fd)) return real_mmap(at, length, prot, flags, fd, offset);
+    int fixed = flags & MAP_FIXED;
+    void *got = real_mmap(at, length, prot, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | fixed, -1, 0);
+    if (got == MAP_FAILED) return got;
+    ram = got;
+    ram_bytes = length;
+    return got;
+}
+
+__attribute__((visibility("default"))) void *mmap(void *at, size_t length, int prot, int flags, int fd, off_t offset) {
+    return mmap64(at, length, prot, flags, fd, offset);
+}
+
+/* Maps extents of one layer over guest memory. What was there before is let go. */
+int layer_map(const struct extent *extents, size_t count, int fd) {
+    for (size_t i = 0; i < count; i++) {
+        const struct extent *e = &extents[i];
+        if (real_mmap(ram + e->ram_offset, e->bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, fd,
+                      (off_t)e->file_offset) == MAP_FAILED)
+            return errno;
+    }
+    return 0;
+}
+
+/* Checks every number of a layer's header and index before any of it is used: a wrong one would map over QEMU itself. */
+static int layer_lay(int fd) {
+    struct layer_header header;
+    struct stat file;
+    if (pread(fd, &header, sizeof header, 0) != (ssize_t)sizeof header || fstat(fd, &file)) return EBADMSG;
+    uint64_t size = (uint64_t)file.st_size;
+    if (memcmp(header.magic, LAYER_MAGIC, 8) || header.version != LAYER_VERSION || header.page_size != PAGE ||
+        header.ram_bytes != ram_bytes || header.index_offset > size ||
+        header.extents > (size - header.index_offset) / sizeof(struct extent))
+        return EBADMSG;
+    size_t bytes = header.extents * sizeof(struct extent);
+    struct extent *index = malloc(bytes ? bytes : 1);
+    if (!index) return ENOMEM;
+    int error = pread(fd, index, bytes, (off_t)header.index_offset) == (ssize_t)bytes ? 0 : EBADMSG;
+    for (size_t i = 0; i < header.extents && !error; i++) {
+        const struct extent *e = &index[i];
+        if (e->ram_offset % PAGE || e->bytes % PAGE || e->file_offset % PAGE || !e->bytes || e->ram_offset > ram_bytes ||
+            e->bytes > ram_bytes - e->ram_offset || e->file_offset > size || e->bytes > size - e->file_offset)
+            error = EBADMSG;
+    }
+    if (!error) error = layer_map(index, header.extents, fd);
+    free(index);
+    return error;
+}
+
+static int lay(const int *fds, size_t count, uint32_t flags) {
+    if (flags & FLAG_RESET) {
+        if (real_mmap(ram, ram_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1,
+                      0) == MAP_FAILED)
+            return errno;
+        /* a huge page for every written byte would make clones heavy */
+        madvise(ram, ram_bytes, MADV_NOHUGEPAGE);
+        while (kept_count) close(kept[--kept_count]);
+    }
+    if (kept_count + count > sizeof kept / sizeof *kept) return EMFILE;
+    for (size_t i = 0; i < count; i++) {
+        int error = layer_lay(fds[i]);
+        if (error) return error;
+        kept[kept_count++] = dup(fds[i]);
+    }
+    return 0;
+}
+
+static void count_mappings(struct reply *reply) {
+    struct runs own = {0};
+    FILE *maps = fopen("/proc/self/maps", "re");
+    char *line = NULL;
+    size_t room = 0;
+    while (maps && getline(&line, &room, maps) > 0) {
+        uintptr_t from = strtoul(line, NULL, 16);
+        reply->mappings += from >= (uintptr_t)ram && from < (uintptr_t)ram + ram_bytes;
+    }
+    free(line);
+    if (maps) fclose(maps);
+    if (!scan_own_pages(&own, false)) reply->pages = runs_pages(&own);
+    reply->extents = kept_count;
+    runs_free(&own);
+}
+
+static int serve_one(const struct request *request, const unsigned char *payload, const int *fds, size_t fd_count,
+                     struct reply *reply) {
+    int error;
+    if (!ram) return EAGAIN;
+    switch (request->verb) {
+    case VERB_LAY: return lay(fds, fd_count, request->flags);
+    case VERB_PRECOPY:
+        if (fd_count != 1 || request->payload % sizeof(struct extent)) return EINVAL;
+        return save_precopy(fds[0], (const void *)payload, request->payload / sizeof(struct extent), reply);
+    case VERB_SAVE:
+        if (fd_count != 1 || kept_count == sizeof kept / sizeof *kept) return EINVAL;
+        error = save_finish(fds[0], request->flags, request->argument, reply);
+        if (error) return error;
+        if (request->flags & FLAG_FLATTEN)
+            while (kept_count > 1) close(kept[--kept_count]);
+        kept[kept_count++] = dup(fds[0]);
+        return 0;
+    case VERB_ABORT: save_abort(); return 0;
+    case VERB_STAT: count_mappings(reply); return 0;
+    default: return EINVAL;
+    }
+}
+
+static void serve(int connection) {
+    static _Alignas(8) unsigned char message[sizeof(struct request) + MOST_PAYLOAD];
+    union {
+        struct cmsghdr header;
+        char room[CMSG_SPACE(sizeof(int) * MOST_FDS)];
+    } control;
+    for (;;) {
+        struct iovec part = {message, sizeof message};
+        struct msghdr m = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
+        ssize_t got = recvmsg(connection, &m, MSG_CMSG_CLOEXEC);
+        if (got < 0 && errno == EINTR) continue;
+        if (got <= 0) return;
+        int fds[MOST_FDS];
+        size_t fd_count = 0;
+        for (struct cmsghdr *c = CMSG_FIRSTHDR(&m); c; c = CMSG_NXTHDR(&m, c)) {
+            if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS) continue;
+            fd_count = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+            memcpy(fds, CMSG_DATA(c), fd_count * sizeof(int));
+        }
+        struct request request;
+        struct reply reply = {0};
+        if ((size_t)got < sizeof request || m.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) {
+            reply.error = EINVAL;
+        } else {
+            memcpy(&request, message, sizeof request);
+            if (request.payload != (size_t)got - sizeof request) reply.error = EINVAL;
+            else reply.error = serve_one(&request, message + sizeof request, fds, fd_count, &reply);
+        }
+        for (size_t i = 0; i < fd_count; i++) close(fds[i]);
+        if (send(connection, &reply, sizeof reply, MSG_NOSIGNAL) != (ssize_t)sizeof reply) return;
+    }
+}
+
+static void *control_thread(void *unused) {
+    (void)unused;
+    for (;;) {
+        int connection = accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC);
+        if (connection < 0 && (errno == EINTR || errno == ECONNABORTED)) continue;
+        if (connection < 0) return NULL;
+        serve(connection); /* one host agent at a time; the next one waits in the backlog */
+        close(connection);
+        save_abort();
+    }
+}
+
+static int inherited(const char *name) {
+    const char *value = getenv(name);
+    int fd = value ? atoi(value) : -1;
+    unsetenv(name);
+    if (fd >= 0) fcntl(fd, F_SETFD, FD_CLOEXEC);
+    return fd;
+}
+
+__attribute__((constructor)) static void start(void) {
+    pthread_t thread;
+    sigset_t all, before;
+    ram_fd = inherited("COPPER_LAYERS_RAM");
+    listen_fd = inherited("COPPER_LAYERS_LISTEN");
+    unsetenv("LD_PRELOAD");
+    if (ram_fd < 0 || listen_fd < 0) return;
+    sigfillset(&all); /* QEMU's signals are for QEMU's threads */
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    if (pthread_create(&thread, NULL, control_thread, NULL) == 0) pthread_detach(thread);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+}

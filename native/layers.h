@@ -1,0 +1,92 @@
+/* Guest memory as a stack of layers, inside an unmodified QEMU.
+ *
+ * A layer is a file: one header page, the pages it holds back to back, and an index of extents. It is laid over guest
+ * memory by private mappings, so every VM on the host shares its pages until it writes to them. docs/reference/layers.md
+ * describes the file and the control socket; src/copper/vmm/layers.py is the other end.
+ */
+#ifndef COPPER_LAYERS_H
+#define COPPER_LAYERS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define LAYER_MAGIC "COPPERL1"
+#define LAYER_VERSION 1u
+#define PAGE 4096u
+#define MOST_FDS 64u
+#define MOST_PAYLOAD (192u * 1024u)
+
+struct layer_header {
+    char magic[8];
+    uint32_t version;
+    uint32_t page_size;
+    uint64_t ram_bytes;
+    uint64_t extents;
+    uint64_t index_offset;
+    uint64_t pages;
+};
+
+struct extent {
+    uint64_t ram_offset; /* bytes from the start of guest memory */
+    uint64_t bytes;
+    uint64_t file_offset;
+};
+
+enum verb {
+    VERB_LAY = 1,     /* descriptors: layers, lowest first; flags: FLAG_RESET drops what was there */
+    VERB_PRECOPY = 2, /* descriptor: an empty layer; payload: extents (offset, bytes) to copy while the guest runs */
+    VERB_SAVE = 3,    /* descriptor: that layer, or an empty one; argument: most pages; writes, maps and keeps it */
+    VERB_ABORT = 4,   /* forget a PRECOPY */
+    VERB_STAT = 5,    /* own pages, mappings */
+};
+
+#define FLAG_RESET 1u      /* LAY: guest memory is nothing but these layers */
+#define FLAG_SKIP_ZERO 2u  /* SAVE: leave out pages that are all zero (lowest layer only) */
+#define FLAG_FLATTEN 4u    /* SAVE: the layers above the lowest are in this one now; let go of them */
+
+struct request {
+    uint32_t verb;
+    uint32_t flags;
+    uint64_t argument;
+    uint64_t payload; /* bytes that follow */
+};
+
+struct reply {
+    int32_t error; /* 0 or an errno */
+    uint32_t step; /* where it failed, for the message */
+    uint64_t pages, extents, scan_ns, copy_ns, map_ns, mappings, tracked;
+};
+
+struct run { /* pages [first, first + count) of guest memory, at page `slot` of a layer file */
+    uint64_t first, count, slot;
+};
+
+struct runs {
+    struct run *at;
+    size_t count, room;
+};
+
+extern unsigned char *ram;
+extern size_t ram_bytes;
+
+bool runs_add(struct runs *runs, uint64_t first, uint64_t count, uint64_t slot);
+void runs_free(struct runs *runs);
+uint64_t runs_pages(const struct runs *runs);
+
+/* scan.c */
+int scan_own_pages(struct runs *own, bool changed_only);
+int track_changes(void);   /* 0: from now on scan_own_pages(.., true) gives what is written after this */
+void stop_tracking(void);
+bool tracking(void);
+
+/* save.c */
+int save_precopy(int fd, const struct extent *wanted, size_t count, struct reply *reply);
+int save_finish(int fd, uint32_t flags, uint64_t most_pages, struct reply *reply);
+void save_abort(void);
+
+/* layers.c */
+int layer_map(const struct extent *extents, size_t count, int fd);
+uint64_t now_ns(void);
+
+#endif

@@ -1,0 +1,158 @@
+"""QEMU's monitor: one typed method per verb that Copper uses, each with a deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import Any
+
+from qemu.qmp import EventListener, ExecuteError, QMPClient, QMPError
+
+from copper.model.errors import CopperError, TimedOut
+
+DEADLINE_S = 20.0
+logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
+
+
+class Monitor:
+    """A connection to one QEMU's QMP socket."""
+
+    def __init__(self, name: str) -> None:
+        self._client = QMPClient(name)
+        self._client.logger.setLevel(logging.CRITICAL)
+        self._migration = EventListener(["MIGRATION"])
+        self._jobs = EventListener(["JOB_STATUS_CHANGE"])
+        self.shutdown = EventListener(["SHUTDOWN", "RESET", "GUEST_PANICKED", "STOP"])
+        for listener in (self._migration, self._jobs, self.shutdown):
+            self._client.register_listener(listener)
+
+    async def connect(self, path: Path, *, deadline_s: float = DEADLINE_S) -> None:
+        try:
+            await asyncio.wait_for(self._client.connect(str(path)), deadline_s)
+        except TimeoutError:
+            raise TimedOut(f"QEMU's monitor did not answer within {deadline_s:g} s") from None
+        except (QMPError, OSError) as error:
+            raise CopperError(f"QEMU's monitor cannot be reached: {error}") from error
+
+    async def close(self) -> None:
+        try:
+            await self._client.disconnect()
+        except (QMPError, OSError, EOFError, asyncio.IncompleteReadError):
+            return  # it is gone, which is what was wanted
+
+    async def _do(self, verb: str, *, deadline_s: float = DEADLINE_S, **arguments: Any) -> Any:
+        return await self._execute(verb, arguments, deadline_s)
+
+    async def _execute(
+        self, verb: str, arguments: dict[str, Any], deadline_s: float = DEADLINE_S
+    ) -> Any:
+        try:
+            return await asyncio.wait_for(
+                self._client.execute(verb, arguments or None), deadline_s
+            )
+        except TimeoutError:
+            raise TimedOut(f"QEMU did not answer {verb} within {deadline_s:g} s") from None
+        except ExecuteError as error:
+            raise CopperError(f"QEMU refused {verb}: {error.error.desc}") from error
+        except (QMPError, OSError, EOFError) as error:
+            raise CopperError(f"QEMU ended or was lost during {verb}") from error
+
+    async def stop(self) -> None:
+        """Stops the processors; drains and flushes the disks."""
+        await self._do("stop")
+
+    async def cont(self) -> None:
+        await self._do("cont")
+
+    async def quit(self) -> None:
+        await self._do("quit", deadline_s=5)
+
+    async def status(self) -> str:
+        """QEMU's run state: running, paused, inmigrate, …"""
+        return str((await self._do("query-status"))["status"])
+
+    async def enable_migration_events(self) -> None:
+        await self._execute(
+            "migrate-set-capabilities", {"capabilities": [{"capability": "events", "state": True}]}
+        )
+
+    async def save_devices(self, fd: int) -> None:
+        """Writes device state, without memory, into the file behind `fd`."""
+        self._client.send_fd_scm(fd)
+        added = await self._do("add-fd")
+        fdset = added["fdset-id"]
+        try:
+            await self._do(
+                "xen-save-devices-state", filename=f"/dev/fdset/{fdset}", live=False
+            )
+        finally:
+            await self._execute("remove-fd", {"fdset-id": fdset})
+
+    async def load_devices(self, fd: int) -> None:
+        """Reads device state from `fd` into a QEMU that waits for it; returns when it is loaded."""
+        self._migration.clear()
+        self._client.send_fd_scm(fd)
+        await self._do("getfd", fdname="state")
+        await self._execute("migrate-incoming", {"uri": "fd:state"})
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                while True:
+                    status = (await self._migration.get())["data"]["status"]
+                    if status == "completed":
+                        return
+                    if status == "failed":
+                        raise CopperError("QEMU could not load the device state")
+        except TimeoutError:
+            raise TimedOut(f"no device state was loaded within {DEADLINE_S:g} s") from None
+
+    async def add_overlay(self, node: str, path: Path, *, backing: bool) -> None:
+        """Opens a qcow2 overlay as `node`; `backing`: with the file that it names, else alone."""
+        options: dict[str, Any] = disk_options(node, path)
+        if not backing:
+            options["backing"] = None
+        await self._execute("blockdev-add", options)
+
+    async def remove_node(self, node: str) -> None:
+        await self._execute("blockdev-del", {"node-name": node})
+
+    async def put_under_root(self, node: str) -> None:
+        """The guest's disk is the filter `root`: what lies under it is swapped for `node`."""
+        await self._execute(
+            "blockdev-reopen",
+            {"options": [{"driver": "raw", "node-name": "root", "file": node}]},
+        )
+
+    async def step_aside(self, node: str, overlay: str) -> None:
+        """What is written from now on goes to `overlay`; `node` becomes its backing file."""
+        await self._do("blockdev-snapshot", node=node, overlay=overlay)
+
+    async def pull_up(self, node: str, base: str, *, deadline_s: float) -> None:
+        """Copies all that lies between `base` and `node` into `node`, while the guest runs."""
+        self._jobs.clear()
+        job = f"pull-{node}"
+        await self._execute(
+            "block-stream", {"job-id": job, "device": node, "base-node": base, "auto-dismiss": True}
+        )
+        try:
+            async with asyncio.timeout(deadline_s):
+                while True:
+                    event = (await self._jobs.get())["data"]
+                    if event["id"] == job and event["status"] in ("null", "aborting"):
+                        if event["status"] == "aborting":
+                            raise CopperError("QEMU could not shorten the chain of disks")
+                        return
+        except TimeoutError:
+            await self._execute("job-cancel", {"id": job})
+            raise TimedOut("the chain of disks was not shortened in time") from None
+
+
+def disk_options(node: str, path: Path) -> dict[str, Any]:
+    """QEMU's options for a qcow2 file. Flushes stay in the host's memory: a VM never outlives its host."""
+    return {
+        "driver": "qcow2",
+        "node-name": node,
+        "discard": "unmap",
+        "cache": {"no-flush": True},
+        "file": {"driver": "file", "filename": str(path), "cache": {"no-flush": True}},
+    }
