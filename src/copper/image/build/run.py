@@ -1,0 +1,120 @@
+"""The one door to other programs: runs one to its end, and turns a failure into one clear line.
+
+What failed can be pasted into a shell: the error's advice is the command. The last lines of its
+output travel along as a note (`__notes__`), for logs and tracebacks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from copper.model.errors import CopperError, NoRoom, TimedOut
+
+# The Debian package of each program that a minimal machine may lack.
+PACKAGES = {
+    "depmod": "kmod",
+    "dpkg-deb": "dpkg",
+    "mke2fs": "e2fsprogs",
+    "mmdebstrap": "mmdebstrap",
+    "qemu-img": "qemu-utils",
+    "unshare": "util-linux",
+}
+
+_NOTE_LINES = 20
+
+
+def run(
+    argv: Sequence[str | Path],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    timeout: float | None = None,
+) -> str:
+    """Run a program without input and return what it wrote to standard output.
+
+    `env` is added to this process's environment; messages are always in English. `timeout` is in
+    seconds. The program has a session of its own: when this call is interrupted, by Ctrl-C or by a
+    deadline, the program and its children in that session are ended before the call returns.
+
+    Raises CopperError when the program is missing or fails, NoRoom when it fails for want of disk
+    space, TimedOut at the deadline.
+    """
+    command = [str(word) for word in argv]
+    full_env = {**os.environ, "LC_ALL": "C.UTF-8", **(env or {})}
+    # depmod and mke2fs live in sbin, which is not on every user's path
+    full_env["PATH"] = full_env.get("PATH", "/usr/bin:/bin") + ":/usr/sbin:/sbin"
+    with _started(command, full_env, cwd) as process:
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            raise TimedOut(
+                f"{command[0]} did not end within {timeout:g} s", advice=shlex.join(command)
+            ) from None
+    if process.returncode != 0:
+        raise _failure(command, process.returncode, out + err, err or out)
+    return out
+
+
+@contextlib.contextmanager
+def _started(
+    command: Sequence[str], env: Mapping[str, str], cwd: Path | None
+) -> Iterator[subprocess.Popen[str]]:
+    """The program, started, and ended with its whole session however the block is left."""
+    try:
+        process = subprocess.Popen(
+            command,
+            env=env,
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+    except FileNotFoundError:
+        package = PACKAGES.get(command[0])
+        raise CopperError(
+            f"{command[0]} is not installed",
+            advice=f"apt-get install {package}" if package else "it is not on the PATH",
+        ) from None
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            _end(process)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """Ask the whole session to end, then insist."""
+    for how, patience in ((signal.SIGTERM, 5.0), (signal.SIGKILL, None)):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, how)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=patience)
+            return
+
+
+def _failure(command: Sequence[str], status: int, output: str, reasons: str) -> CopperError:
+    lines = [line.strip() for line in reasons.splitlines() if line.strip()]
+    how = f"status {status}" if status >= 0 else signal.Signals(-status).name
+    kind = NoRoom if "No space left on device" in output else CopperError
+    error = kind(
+        f"{Path(command[0]).name} failed ({how}): {telling(lines)}", advice=shlex.join(command)
+    )
+    error.add_note("\n".join(output.splitlines()[-_NOTE_LINES:]))
+    return error
+
+
+def telling(lines: Sequence[str]) -> str:
+    """The line that says why: the last, or the last that apt and mmdebstrap mark as an error."""
+    marked = [line for line in lines if line.startswith("E: ") and not line.startswith("E: mm")]
+    no_space = [line for line in lines if "No space left on device" in line]
+    chosen = no_space or marked or list(lines) or ["it said nothing"]
+    return chosen[-1].removeprefix("E: ")
