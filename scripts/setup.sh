@@ -71,13 +71,17 @@ twice() {
     "$@" || { echo "failed; once more in 5 seconds" && sleep 5 && "$@"; }
 }
 
+add_packages() {
+    # an installation that was cut off leaves packages that must be configured before any other
+    DEBIAN_FRONTEND=noninteractive dpkg --configure -a && apt install --no-install-recommends "$@"
+}
+
 install_packages() {
     local -a missing
     mapfile -t missing < <(missing_packages "$@")
     [ "${#missing[@]}" -gt 0 ] || return 0
-    # one source of many may be out of reach; what is needed may still be there
     step "reading the package lists" twice apt update
-    step "installing ${#missing[@]} Debian packages" twice apt install --no-install-recommends "${missing[@]}"
+    step "installing ${#missing[@]} Debian packages" twice add_packages "${missing[@]}"
 }
 
 # Debian's own Python first: others on the PATH may lack venv, or vanish with their owner's settings.
