@@ -32,7 +32,10 @@ struct pm_region {
 #define FEATURE_WP_UNPOPULATED (1u << 13)
 #define FEATURE_WP_ASYNC (1u << 15)
 
+#define MOST_REGIONS 1024
+
 static int pagemap = -1, uffd = -1;
+static struct pm_region regions[MOST_REGIONS];
 
 static int open_pagemap(void) {
     if (pagemap < 0) pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
@@ -72,10 +75,9 @@ static bool append(struct runs *own, uint64_t first, uint64_t count) {
 }
 
 static int scan_by_ioctl(struct runs *own, bool changed_only) {
-    static struct pm_region regions[1024];
     uint64_t base = (uintptr_t)ram, end = base + ram_bytes;
     uint64_t not_these = IS_FILE | IS_ZERO_PAGE;
-    struct pm_scan scan = {.size = sizeof scan, .start = base, .end = end, .vec = (uintptr_t)regions, .vec_len = 1024,
+    struct pm_scan scan = {.size = sizeof scan, .start = base, .end = end, .vec = (uintptr_t)regions, .vec_len = MOST_REGIONS,
                            .category_inverted = not_these, .category_mask = not_these,
                            .category_anyof_mask = IS_PRESENT | IS_SWAPPED, .return_mask = IS_PRESENT};
     if (changed_only) scan.category_mask |= IS_WRITTEN;
@@ -139,7 +141,9 @@ int track_changes(void) {
     /* only own pages are protected: a page that becomes own later is new, and has no slot yet */
     struct pm_scan scan = {.size = sizeof scan, .flags = SCAN_WP_MATCHING | SCAN_CHECK_WPASYNC, .start = base, .end = end,
                            .category_inverted = not_these, .category_mask = not_these,
-                           .category_anyof_mask = IS_PRESENT | IS_SWAPPED};
+                           .category_anyof_mask = IS_PRESENT | IS_SWAPPED, .return_mask = IS_PRESENT,
+                           /* without room for an answer the kernel protects all pages, not just these */
+                           .vec = (uintptr_t)regions, .vec_len = MOST_REGIONS};
     if (ioctl(fd, UFFDIO_API, &api) || ioctl(fd, UFFDIO_REGISTER, &all)) {
         int error = errno;
         close(fd);

@@ -276,12 +276,15 @@ class QemuProcess:
         await self.monitor.close()
 
     def own_bytes(self) -> int:
-        """Memory that only this process has: what ending it gives back."""
+        """Memory that is this process's alone: what it wrote, in the guest and in QEMU, swapped out or not.
+
+        A layer's pages are not counted: they are the image's, even while one VM alone maps them.
+        """
         try:
             text = Path(f"/proc/{self.pid}/smaps_rollup").read_text()
         except OSError:
             return 0
-        return sum(int(kib) for kib in re.findall(r"Private_\w+:\s+(\d+)", text)) << 10
+        return sum(int(kib) for kib in re.findall(r"^(?:Anonymous|Swap):\s+(\d+)", text, re.M)) << 10
 
 
 def strays(run_dir: Path) -> list[Alive]:

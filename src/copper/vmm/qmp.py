@@ -54,7 +54,7 @@ class Monitor:
         except TimeoutError:
             raise TimedOut(f"QEMU did not answer {verb} within {deadline_s:g} s") from None
         except ExecuteError as error:
-            raise CopperError(f"QEMU refused {verb}: {error.error.desc}") from error
+            raise CopperError(f"QEMU refused {verb}: {error}") from error
         except (QMPError, OSError, EOFError) as error:
             raise CopperError(f"QEMU ended or was lost during {verb}") from error
 
@@ -77,17 +77,17 @@ class Monitor:
             "migrate-set-capabilities", {"capabilities": [{"capability": "events", "state": True}]}
         )
 
-    async def save_devices(self, fd: int) -> None:
-        """Writes device state, without memory, into the file behind `fd`."""
+    async def lend(self, fd: int) -> int:
+        """Gives QEMU a descriptor to open as `/dev/fdset/N`, in the mode that it has; returns N."""
         self._client.send_fd_scm(fd)
-        added = await self._do("add-fd")
-        fdset = added["fdset-id"]
-        try:
-            await self._do(
-                "xen-save-devices-state", filename=f"/dev/fdset/{fdset}", live=False
-            )
-        finally:
-            await self._execute("remove-fd", {"fdset-id": fdset})
+        return int((await self._do("add-fd"))["fdset-id"])
+
+    async def take_back(self, fdset: int) -> None:
+        await self._execute("remove-fd", {"fdset-id": fdset})
+
+    async def save_devices(self, fdset: int) -> None:
+        """Writes device state, without memory, into a lent file."""
+        await self._do("xen-save-devices-state", filename=f"/dev/fdset/{fdset}", live=False)
 
     async def load_devices(self, fd: int) -> None:
         """Reads device state from `fd` into a QEMU that waits for it; returns when it is loaded."""

@@ -1,0 +1,248 @@
+"""Freeze: a running VM → an image. The VM runs on, over a new layer and a new overlay of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import hashlib
+import logging
+import os
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from copper.image.disks import LONGEST_CHAIN, check_room, is_untouched, new_overlay
+from copper.image.layers import Layer, joined
+from copper.image.machine import Image, Machine, node_of
+from copper.model.errors import CopperError, NoRoom
+from copper.model.settings import MIB, Settings
+from copper.vmm.layers import FLATTEN, SKIP_ZERO, LayerReply, new_layer, seal
+
+LONGEST_STACK = 8  # layers above the lowest, before they are joined into one
+COPY_AHEAD_PAGES = 2048  # below this, copying ahead costs more than the pause it saves
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pause:
+    """What one freeze cost: milliseconds in which the VM stood still, and pages of 4096 bytes."""
+
+    pause_ms: float
+    stop_ms: float
+    devices_ms: float
+    disk_ms: float
+    memory_ms: float
+    cont_ms: float
+    pages: int
+    layer_bytes: int
+    ahead_pages: int
+    layers: int
+
+
+def free_for_layers(settings: Settings) -> int:
+    """Bytes that an image's memory may take now: the stated rule is `keep_free_mib` for the host."""
+    with Path("/proc/meminfo").open() as meminfo:
+        available = next(int(line.split()[1]) for line in meminfo if line.startswith("MemAvail"))
+    free = (available << 10) - settings.keep_free_mib * MIB
+    if settings.layers_mib:
+        free = min(free, settings.layers_mib * MIB - _layers_bytes())
+    return free
+
+
+def _layers_bytes() -> int:
+    """Memory that this process's layers hold, each counted once."""
+    held: dict[int, int] = {}
+    for entry in os.scandir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            if os.readlink(entry.path).startswith("/memfd:copper-layer-"):
+                stat = os.stat(entry.path)
+                held[stat.st_ino] = stat.st_blocks * 512
+    return sum(held.values())
+
+
+def layer_id() -> str:
+    """Sorts by time: a layer never lies below an older one."""
+    return f"{time.time_ns():020d}-{secrets.token_hex(4)}"
+
+
+async def freeze(
+    machine: Machine,
+    settings: Settings,
+    *,
+    quiesce: Callable[[], Awaitable[None]] | None = None,
+    lowest: bool = False,
+    step_aside: bool = True,
+    run_on: bool = True,
+) -> tuple[Image, Pause]:
+    """Makes an image of a running VM.
+
+    `quiesce` stops whoever writes to the guest's channel; `lowest` is for a VM that was booted, whose memory becomes the
+    lowest layer. With `run_on` false the VM stays stopped, for a caller that ends it.
+    Raises NoRoom or CopperError; the VM runs on as it was, and nothing is left.
+    """
+    async with machine.turn:
+        if machine.shortening is not None:  # its last blocks, or a moment to give up
+            await asyncio.gather(machine.shortening, return_exceptions=True)
+            machine.shortening = None
+        room = free_for_layers(settings)
+        if room <= 0:
+            raise NoRoom(
+                "no memory left for an image",
+                advice=f"{settings.keep_free_mib} MiB stay free: end VMs, or set COPPER_LAYERS_MIB",
+            )
+        layer = layer_id()
+        fd = new_layer(layer)
+        state_fd = os.memfd_create("copper-state", os.MFD_CLOEXEC)
+        try:
+            fdset = await _lend(machine, state_fd)
+            ahead, flags = await _copy_ahead(machine, fd, lowest)
+            if step_aside:
+                await _prepare_spare(machine, settings)
+            if quiesce is not None:
+                await quiesce()
+            result = await _paused(machine, fd, fdset, flags, room, step_aside, run_on, ahead)
+            await machine.process.monitor.take_back(fdset)
+            seal(fd)
+            state = os.pread(state_fd, os.fstat(state_fd).st_size, 0)
+        except BaseException:
+            os.close(fd)
+            raise
+        finally:
+            os.close(state_fd)
+        saved, marks, disks = result
+        if flags & FLATTEN:
+            for old in machine.layers[1:]:
+                old.close()
+            del machine.layers[1:]
+        machine.layers.append(Layer(layer, fd))
+        image = Image(
+            id=layer,
+            shape=machine.process.shape,
+            needs=machine.process.needs,
+            layers=[held.share() for held in machine.layers],
+            state=state,
+            state_sha256=hashlib.sha256(state).hexdigest(),
+            disks=disks,
+        )
+    pause = Pause(
+        pause_ms=marks[-1] - marks[0],
+        stop_ms=marks[1] - marks[0],
+        devices_ms=marks[2] - marks[1],
+        disk_ms=marks[3] - marks[2],
+        memory_ms=marks[4] - marks[3],
+        cont_ms=marks[5] - marks[4],
+        pages=saved.pages,
+        layer_bytes=machine.layers[-1].bytes,
+        ahead_pages=ahead.pages if ahead else 0,
+        layers=len(machine.layers),
+    )
+    return image, pause
+
+
+async def _lend(machine: Machine, fd: int) -> int:
+    """QEMU opens a lent file only in the very mode of its descriptor, and a memfd has another."""
+    writable = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        return await machine.process.monitor.lend(writable)
+    finally:
+        os.close(writable)
+
+
+async def _copy_ahead(machine: Machine, fd: int, lowest: bool) -> tuple[LayerReply | None, int]:
+    """Copies, while the VM runs, what can be: layers to be joined, and own pages when they are many."""
+    if lowest:
+        return None, SKIP_ZERO
+    control = machine.process.layers
+    flatten = len(machine.layers) > LONGEST_STACK
+    if not flatten and (await control.stat()).pages < COPY_AHEAD_PAGES:
+        return None, 0
+    ranges = joined(machine.layers[1:]) if flatten else []
+    return await control.precopy(fd, ranges), FLATTEN if flatten else 0
+
+
+async def _prepare_spare(machine: Machine, settings: Settings) -> None:
+    if machine.spare is not None:
+        return
+    folder = settings.disks_dir
+    check_room(folder, settings.keep_disk_mib, 1 << 20, "a fork")
+    spare = new_overlay(folder, machine.disks[-1], machine.process.shape.disk_bytes)
+    try:
+        await machine.process.monitor.add_overlay(node_of(spare), spare, backing=False)
+    except BaseException:
+        spare.unlink()
+        raise
+    machine.spare = spare
+
+
+async def _paused(
+    machine: Machine,
+    fd: int,
+    fdset: int,
+    flags: int,
+    room: int,
+    step_aside: bool,
+    run_on: bool,
+    ahead: LayerReply | None,
+) -> tuple[LayerReply, list[float], tuple[Path, ...]]:
+    """The pause itself: stop, devices, disk, memory, in this order, and on."""
+    monitor, control = machine.process.monitor, machine.process.layers
+    marks = [time.perf_counter() * 1000]
+
+    def mark() -> None:
+        marks.append(time.perf_counter() * 1000)
+
+    failed = True
+    try:
+        await monitor.stop()
+        mark()
+        await monitor.save_devices(fdset)
+        mark()
+        frozen = machine.disks
+        if step_aside and machine.spare is not None:
+            frozen = await _step_aside(machine)
+        mark()
+        saved = await control.save(
+            fd, flags=flags, most_bytes=room + (ahead.pages * 4096 if ahead else 0)
+        )
+        mark()
+        failed = False
+    finally:
+        if failed:
+            with contextlib.suppress(CopperError):  # the first error says what happened
+                await control.abort()
+        if run_on or failed:
+            await monitor.cont()
+        mark()
+    return saved, marks, frozen
+
+
+async def _step_aside(machine: Machine) -> tuple[Path, ...]:
+    """Returns the chain as it is at this instant; from now on the VM writes above it."""
+    active = machine.disks[-1]
+    assert machine.spare is not None
+    if len(machine.disks) > 1 and is_untouched(active):
+        return machine.disks[:-1]  # nothing written since the last time: nothing to keep
+    frozen = machine.disks
+    await machine.process.monitor.step_aside(node_of(active), node_of(machine.spare))
+    machine.disks = (*frozen, machine.spare)
+    machine.spare = None
+    return frozen
+
+
+def shorten(machine: Machine) -> None:
+    """Pulls a chain that grew long into the VM's own file, while it runs; the old files end with their last user."""
+    if len(machine.disks) - 2 < LONGEST_CHAIN or machine.shortening is not None:
+        return
+    machine.shortening = asyncio.create_task(_shorten(machine))
+
+
+async def _shorten(machine: Machine) -> None:
+    base, active = machine.disks[0], machine.disks[-1]
+    try:
+        await machine.process.monitor.pull_up(node_of(active), node_of(base), deadline_s=600)
+    except CopperError as error:
+        log.warning("the chain of disks of %s stays long: %s", machine.process.unit, error)
+        return
+    machine.disks = (base, active)

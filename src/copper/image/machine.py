@@ -1,0 +1,106 @@
+"""A VM that can be frozen: a QEMU process, the layers below its memory, the chain below its disk."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import hashlib
+import os
+import re
+from pathlib import Path
+
+from copper.image.layers import Layer, close_all
+from copper.model.errors import Damaged
+from copper.model.machine import Needs, Shape
+from copper.vmm.process import QemuProcess
+
+
+def node_of(disk: Path) -> str:
+    """QEMU's name for a disk file: derived, so that a new host agent knows it too."""
+    return f"d{disk.stem}"
+
+
+@dataclasses.dataclass
+class Image:
+    """A VM at one instant, in this host's memory. It never changes; `close` lets go of it.
+
+    `disks` is the chain below every VM that is thawed from it, the image's own disk first.
+    """
+
+    id: str
+    shape: Shape
+    needs: Needs
+    layers: list[Layer]
+    state: bytes
+    state_sha256: str
+    disks: tuple[Path, ...]
+
+    def check_state(self) -> None:
+        """QEMU loads damaged device state without complaint: so this is asked before every thaw."""
+        if hashlib.sha256(self.state).hexdigest() != self.state_sha256:
+            raise Damaged(f"the device state of image {self.id} is not what was written")
+
+    def close(self) -> None:
+        close_all(self.layers)
+        self.layers = []
+
+
+@dataclasses.dataclass
+class Machine:
+    """A running VM. `disks` is its chain, the file that it writes to last."""
+
+    process: QemuProcess
+    layers: list[Layer]
+    disks: tuple[Path, ...]
+    spare: Path | None = None  # the overlay that the next freeze may step aside to, already open
+    shortening: asyncio.Task[None] | None = None
+    turn: asyncio.Lock = dataclasses.field(default_factory=asyncio.Lock)
+
+    async def end(self) -> None:
+        """Ends the VM and gives back what it had, but for disks that others may stand on."""
+        if self.shortening is not None:
+            self.shortening.cancel()
+            await asyncio.gather(self.shortening, return_exceptions=True)
+        await self.process.end()
+        close_all(self.layers)
+        self.layers = []
+        if self.spare is not None:
+            self.spare.unlink(missing_ok=True)
+            self.spare = None
+
+    async def leave(self) -> None:
+        """Lets go of the VM, which runs on."""
+        if self.shortening is not None:
+            self.shortening.cancel()
+            await asyncio.gather(self.shortening, return_exceptions=True)
+        await self.process.leave()
+        close_all(self.layers)
+        self.layers = []
+
+
+def layers_of(pid: int) -> list[Layer]:
+    """The layers that a running QEMU keeps, lowest first: how a new host agent finds them again."""
+    folder = Path(f"/proc/{pid}/fd")
+    found: dict[int, str] = {}
+    for entry in folder.iterdir():
+        try:
+            match = re.match(r"/memfd:copper-layer-(\S+)", os.readlink(entry))
+        except FileNotFoundError:
+            continue
+        if match:
+            found[int(entry.name)] = match[1]
+    # a layer's id begins with its place in time (image.freeze), and a later one never lies below an earlier one
+    ordered = sorted(found, key=lambda number: found[number])
+    layers: list[Layer] = []
+    try:
+        for number in ordered:
+            fd = os.open(folder / str(number), os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                layers.append(Layer(found[number], fd))
+            except BaseException:
+                os.close(fd)
+                raise
+    except BaseException:
+        close_all(layers)
+        raise
+    return layers

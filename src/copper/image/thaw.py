@@ -1,0 +1,66 @@
+"""Thaw: an image → a VM that shares the image's pages until it writes them."""
+
+from __future__ import annotations
+
+import os
+
+from copper.image.disks import check_room, new_overlay
+from copper.image.machine import Image, Machine, node_of
+from copper.model.errors import Foreign
+from copper.model.machine import Needs
+from copper.model.settings import Settings
+from copper.vmm.process import QemuProcess
+
+
+def check_needs(image: str, wanted: Needs, here: Needs) -> None:
+    """Refuses an image that another QEMU, machine or processor made. Raises Foreign with both values."""
+    for field, what in (
+        ("accelerator", "accelerator"),
+        ("qemu", "QEMU"),
+        ("machine", "machine"),
+        ("processor", "processor"),
+    ):
+        needed, found = getattr(wanted, field), getattr(here, field)
+        if needed != found:
+            raise Foreign(
+                f"image {image} needs {what} {needed!r}, here is {found!r}",
+                advice="build the image again on this machine",
+            )
+
+
+async def thaw(image: Image, process: QemuProcess, settings: Settings) -> Machine:
+    """Makes a waiting QEMU the VM of this image, its processors stopped: `run` starts them.
+
+    Connect its port in between. Raises Damaged, NoRoom or CopperError; the process is then good for nothing, its caller
+    ends it, and no disk is left.
+    """
+    image.check_state()
+    if (image.shape, image.needs) != (process.shape, process.needs):
+        raise Foreign(f"image {image.id} was thawed into a process of another shape")
+    check_room(settings.disks_dir, settings.keep_disk_mib, 1 << 20, "a VM")
+    disk = new_overlay(settings.disks_dir, image.disks[-1], image.shape.disk_bytes)
+    layers = [layer.share() for layer in image.layers]
+    machine = Machine(process, layers, (*image.disks, disk))
+    try:
+        await process.layers.lay([layer.fd for layer in layers], reset=True)
+        await process.monitor.add_overlay(node_of(disk), disk, backing=True)
+        await process.monitor.put_under_root(node_of(disk))
+        state = os.memfd_create("copper-state", os.MFD_CLOEXEC)
+        try:
+            with open(state, "wb", closefd=False) as out:
+                out.write(image.state)
+            os.lseek(state, 0, os.SEEK_SET)
+            await process.monitor.load_devices(state)
+        finally:
+            os.close(state)
+    except BaseException:
+        for layer in layers:
+            layer.close()
+        disk.unlink(missing_ok=True)
+        raise
+    return machine
+
+
+async def run(machine: Machine) -> None:
+    """Starts the processors."""
+    await machine.process.monitor.cont()

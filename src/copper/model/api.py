@@ -1,0 +1,164 @@
+"""What controller, host agents and commands say to each other: the bodies of the API."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from copper.model.machine import Identity, Needs, Record, Shape
+
+VmState = Literal["starting", "running", "paused", "ending", "dead"]
+ClusterState = Literal["defined", "running"]
+Event = Literal["boot", "clone", "adopt", "resume"]
+
+
+class Problem(Record):
+    """An error as RFC 9457 has it; `code` is stable, `exit_status` and `errno` follow from it."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    code: str
+    advice: str = ""
+
+
+class NewCluster(Record):
+    """A virtual cluster to be made. What is not given follows the image."""
+
+    name: str
+    image: str
+    memory_mib: int | None = None
+    cpus: int | None = None
+
+
+class Cluster(Record):
+    """A virtual cluster: one master VM and all that was forked from it."""
+
+    name: str
+    image: str
+    shape: Shape
+    state: ClusterState
+    vms: int = Field(description="live VMs")
+    next_vmid: int = Field(description="the vmid that the next clone gets; none is used twice")
+    created: float = Field(description="seconds since 1970")
+
+
+class Vm(Record):
+    """A VM as the controller knows it."""
+
+    name: str
+    cluster: str
+    vmid: int
+    ip: str
+    generation: int
+    parent: int | None
+    state: VmState
+    host: str
+    created: float
+    reason: str = Field(default="", description="why it ended, when it did on its own")
+
+
+class VmStatus(Record):
+    """A VM as its host knows it. Bytes; `own_bytes` is what ending it gives back."""
+
+    name: str
+    identity: Identity
+    shape: Shape
+    needs: Needs
+    state: VmState
+    pid: int
+    template: str = Field(description="the stored image that it descends from")
+    own_bytes: int
+    shared_bytes: int = Field(description="layers below its memory, held once for all who share them")
+    layers: int
+    disks: int = Field(description="files in its disk's chain")
+    ready_ms: float = Field(description="from the order to the guest's word that it is ready")
+
+
+class ThawOrder(Record):
+    """Make a VM of an image: of a stored one by name, or of one that was just frozen, by its id."""
+
+    identity: Identity
+    template: str | None = None
+    frozen: str | None = None
+    event: Event = "boot"
+    call: int | None = Field(default=None, description="the guest's call that this clone answers")
+
+
+class Frozen(Record):
+    """An image that a host holds in memory until it is released."""
+
+    image: str
+    pause_ms: float
+    freeze_ms: float = Field(description="from the order to the image, copying ahead included")
+    pages: int
+    layer_bytes: int
+    steps: dict[str, float] = Field(description="milliseconds of the pause, by step")
+
+
+class StandbyOrder(Record):
+    """Have so many processes ready for clones of this VM."""
+
+    vm: str
+    count: int = Field(ge=0, le=1024)
+
+
+class GuestCall(Record):
+    """What a program in a guest asked for. Which VM speaks is known by its socket."""
+
+    vm: str
+    call: int
+    verb: str
+    args: dict[str, Any]
+    uid: int = 0
+
+
+class VmEnded(Record):
+    """A VM ended without having been told to."""
+
+    vm: str
+    reason: str
+
+
+class HostFacts(Record):
+    """A host: what it has, and what of it is in use. Memory in bytes."""
+
+    name: str
+    cpus: int
+    memory_bytes: int
+    free_bytes: int
+    disk_bytes: int
+    disk_free_bytes: int
+    accelerator: str
+    accelerator_reason: str
+    qemu: str
+    machine: str
+    vms: int
+    standbys: int
+
+
+class ImageInfo(Record):
+    """A stored image, as `copper image list` shows it."""
+
+    name: str
+    recipe: str
+    created: float
+    memory_mib: int
+    cpus: int
+    disk_bytes: int
+    stored_bytes: int
+    accelerator: str
+    users: list[str] = Field(description="virtual clusters that stand on it")
+
+
+class Health(Record):
+    """That a Copper serves here, and which."""
+
+    version: str
+    pid: int
+    host: str
+    accelerator: str
+    accelerator_reason: str
+    state_dir: str
