@@ -44,13 +44,13 @@ def text_of(path: Path) -> str:
 
 @cache
 def shell_scripts() -> list[Path]:
-    """Every file that bash runs or sources, by its first line."""
+    """Every file that a shell runs or sources, by its first line."""
     return [
         path
         for path in project_files()
         if path.suffix in ("", ".sh")
         and text_of(path).startswith(
-            ("#!/usr/bin/env bash", "#!/bin/bash", "# shellcheck shell=bash")
+            ("#!/usr/bin/env bash", "#!/bin/bash", "#!/bin/sh", "# shellcheck shell=")
         )
     ]
 
