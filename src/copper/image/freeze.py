@@ -78,8 +78,8 @@ async def freeze(
 ) -> tuple[Image, Pause]:
     """Makes an image of a running VM.
 
-    `quiesce` stops whoever writes to the guest's channel; `lowest` is for a VM that was booted, whose memory becomes the
-    lowest layer. With `run_on` false the VM stays stopped, for a caller that ends it.
+    `quiesce` stops whoever writes to the guest's channel; `lowest` is for a VM that was booted,
+    whose memory becomes the lowest layer. With `run_on` false the VM stays stopped, for a caller that ends it.
     Raises NoRoom or CopperError; the VM runs on as it was, and nothing is left.
     """
     async with machine.turn:

@@ -84,7 +84,7 @@ def layers_of(pid: int) -> list[Layer]:
     found: dict[int, str] = {}
     for entry in folder.iterdir():
         try:
-            match = re.match(r"/memfd:copper-layer-(\S+)", os.readlink(entry))
+            match = re.match(r"/memfd:copper-layer-(\S+)", str(entry.readlink()))
         except FileNotFoundError:
             continue
         if match:

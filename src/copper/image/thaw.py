@@ -47,8 +47,7 @@ async def thaw(image: Image, process: QemuProcess, settings: Settings) -> Machin
         await process.monitor.put_under_root(node_of(disk))
         state = os.memfd_create("copper-state", os.MFD_CLOEXEC)
         try:
-            with open(state, "wb", closefd=False) as out:
-                out.write(image.state)
+            os.write(state, image.state)
             os.lseek(state, 0, os.SEEK_SET)
             await process.monitor.load_devices(state)
         finally:

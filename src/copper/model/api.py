@@ -71,10 +71,13 @@ class VmStatus(Record):
     pid: int
     template: str = Field(description="the stored image that it descends from")
     own_bytes: int
-    shared_bytes: int = Field(description="layers below its memory, held once for all who share them")
+    shared_bytes: int = Field(
+        description="layers below its memory, held once for all who share them"
+    )
     layers: int
     disks: int = Field(description="files in its disk's chain")
     ready_ms: float = Field(description="from the order to the guest's word that it is ready")
+    last_pause_ms: float | None = Field(description="how long its last freeze stopped it")
 
 
 class ThawOrder(Record):

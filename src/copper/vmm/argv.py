@@ -43,8 +43,9 @@ def command_line(
     """The arguments of one QEMU process. `boot`: start a kernel; None: wait for a state."""
     accel = "kvm" if needs.accelerator == "kvm" else f"tcg,tb-size={TCG_CACHE_MIB}"
     processor = needs.processor.split(" ")[0]
+    ram = f"memory-backend-file,id=ram,size={shape.memory_mib}M,mem-path=/proc/self/fd/{inherited.ram},share=off"
     argv = [
-        *(qemu, "-nodefaults", "-no-user-config", "-display", "none", "-S"),
+        *(qemu, "-nodefaults", "-no-user-config", "-display", "none", "-S", "-no-reboot"),
         *("-name", name),
         *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"),
         *("-machine", f"{needs.machine},memory-backend=ram,{MACHINE_OPTIONS}"),
@@ -52,9 +53,7 @@ def command_line(
         *("-cpu", processor),
         *("-smp", str(shape.cpus)),
         *("-m", str(shape.memory_mib)),
-        "-object",
-        f"memory-backend-file,id=ram,size={shape.memory_mib}M,"
-        f"mem-path=/proc/self/fd/{inherited.ram},share=off",
+        *("-object", ram),
         *("-rtc", "base=utc,clock=host"),
         *("-chardev", f"socket,id=qmp,fd={inherited.qmp},server=on,wait=off"),
         *("-mon", "chardev=qmp,mode=control"),

@@ -13,6 +13,7 @@ import json
 import os
 import re
 import secrets
+import select
 import shutil
 import signal
 import socket
@@ -54,6 +55,19 @@ class Alive:
             return Alive.of(self.pid) == self
         except NotFound:
             return False
+
+    def end(self) -> None:
+        """Kills this very process, if it is still there, and waits until it is gone."""
+        try:
+            pidfd = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            return
+        try:
+            if self.is_there:  # asked after the descriptor was made: it cannot be another's now
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                select.select([pidfd], [], [], 10)
+        finally:
+            os.close(pidfd)
 
 
 class QemuProcess:
@@ -284,12 +298,14 @@ class QemuProcess:
             text = Path(f"/proc/{self.pid}/smaps_rollup").read_text()
         except OSError:
             return 0
-        return sum(int(kib) for kib in re.findall(r"^(?:Anonymous|Swap):\s+(\d+)", text, re.M)) << 10
+        return (
+            sum(int(kib) for kib in re.findall(r"^(?:Anonymous|Swap):\s+(\d+)", text, re.M)) << 10
+        )
 
 
-def strays(run_dir: Path) -> list[Alive]:
-    """QEMU processes of this run directory, by their command lines, whether written down or not."""
-    units = {folder.name for folder in (run_dir / "q").glob("*")}
+def strays(run_dir: Path, known: set[str]) -> list[Alive]:
+    """QEMU processes of this run directory that are none of the known units, by their command lines."""
+    units = {folder.name for folder in (run_dir / "q").glob("*")} - known
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():

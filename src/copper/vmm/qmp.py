@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from qemu.qmp import EventListener, ExecuteError, QMPClient, QMPError
+from qemu.qmp import EventListener, ExecuteError, Message, QMPClient, QMPError
 
 from copper.model.errors import CopperError, TimedOut
 
@@ -23,7 +23,7 @@ class Monitor:
         self._client.logger.setLevel(logging.CRITICAL)
         self._migration = EventListener(["MIGRATION"])
         self._jobs = EventListener(["JOB_STATUS_CHANGE"])
-        self.shutdown = EventListener(["SHUTDOWN", "RESET", "GUEST_PANICKED", "STOP"])
+        self.shutdown = EventListener(["SHUTDOWN", "GUEST_PANICKED"])
         for listener in (self._migration, self._jobs, self.shutdown):
             self._client.register_listener(listener)
 
@@ -48,9 +48,7 @@ class Monitor:
         self, verb: str, arguments: dict[str, Any], deadline_s: float = DEADLINE_S
     ) -> Any:
         try:
-            return await asyncio.wait_for(
-                self._client.execute(verb, arguments or None), deadline_s
-            )
+            return await asyncio.wait_for(self._client.execute(verb, arguments or None), deadline_s)
         except TimeoutError:
             raise TimedOut(f"QEMU did not answer {verb} within {deadline_s:g} s") from None
         except ExecuteError as error:
@@ -71,6 +69,25 @@ class Monitor:
     async def status(self) -> str:
         """QEMU's run state: running, paused, inmigrate, …"""
         return str((await self._do("query-status"))["status"])
+
+    def last_words(self) -> str:
+        """Why QEMU ended, if it said so before."""
+        reason = ""
+        for event in map(_plain, self.shutdown.clear()):
+            if event["event"] == "SHUTDOWN":
+                reason = str(event["data"]["reason"])
+            elif event["event"] == "GUEST_PANICKED":
+                return "the guest's kernel panicked"
+        return {
+            "guest-shutdown": "the guest powered itself off",
+            "guest-reset": "the guest rebooted",
+            "host-signal": "its QEMU was told to end by a signal",
+        }.get(reason, reason)
+
+    async def has_backing(self, node: str) -> bool:
+        """Whether a disk's node stands on another one. False when there is no such node."""
+        nodes = await self._do("query-named-block-nodes", flat=True)
+        return any(n["node-name"] == node and n["backing_file_depth"] > 0 for n in nodes)
 
     async def enable_migration_events(self) -> None:
         await self._execute(
@@ -98,7 +115,7 @@ class Monitor:
         try:
             async with asyncio.timeout(DEADLINE_S):
                 while True:
-                    status = (await self._migration.get())["data"]["status"]
+                    status = _plain(await self._migration.get())["data"]["status"]
                     if status == "completed":
                         return
                     if status == "failed":
@@ -137,7 +154,7 @@ class Monitor:
         try:
             async with asyncio.timeout(deadline_s):
                 while True:
-                    event = (await self._jobs.get())["data"]
+                    event = _plain(await self._jobs.get())["data"]
                     if event["id"] == job and event["status"] in ("null", "aborting"):
                         if event["status"] == "aborting":
                             raise CopperError("QEMU could not shorten the chain of disks")
@@ -145,6 +162,10 @@ class Monitor:
         except TimeoutError:
             await self._execute("job-cancel", {"id": job})
             raise TimedOut("the chain of disks was not shortened in time") from None
+
+
+def _plain(message: Message) -> dict[str, Any]:
+    return dict(message)
 
 
 def disk_options(node: str, path: Path) -> dict[str, Any]:

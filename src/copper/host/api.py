@@ -1,0 +1,109 @@
+"""The host agent's HTTP API (docs/reference/api.md)."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastapi import APIRouter, Response, WebSocket
+from fastapi.responses import PlainTextResponse
+
+from copper.host import streams_api
+from copper.host.agent import HostAgent
+from copper.host.console import read_log
+from copper.model.api import Frozen, HostFacts, ImageInfo, StandbyOrder, ThawOrder, VmStatus
+
+
+def routes(agent: HostAgent) -> APIRouter:
+    """All that a host agent serves, below /host/v1."""
+    router = APIRouter(prefix="/host/v1")
+    vms = agent.vms
+
+    @router.get("/facts")
+    async def facts() -> HostFacts:
+        return agent.facts()
+
+    @router.get("/vms")
+    async def list_vms() -> list[VmStatus]:
+        return [vm.status() for vm in vms.all()]
+
+    @router.get("/vms/{name}")
+    async def show_vm(name: str) -> VmStatus:
+        return vms.get(name).status()
+
+    @router.put("/vms/{name}")
+    async def put_vm(name: str, order: ThawOrder) -> VmStatus:
+        return (await vms.put(name, order)).status()
+
+    @router.delete("/vms/{name}", status_code=204)
+    async def delete_vm(name: str) -> Response:
+        await vms.delete(name)
+        return Response(status_code=204)
+
+    @router.post("/vms/{name}/freeze")
+    async def freeze(name: str) -> Frozen:
+        image, pause, took_ms = await vms.freeze(name)
+        steps = {
+            "stop": pause.stop_ms,
+            "devices": pause.devices_ms,
+            "disk": pause.disk_ms,
+            "memory": pause.memory_ms,
+            "cont": pause.cont_ms,
+        }
+        return Frozen(
+            image=image,
+            pause_ms=pause.pause_ms,
+            freeze_ms=took_ms,
+            pages=pause.pages,
+            layer_bytes=pause.layer_bytes,
+            steps=steps,
+        )
+
+    @router.delete("/frozen/{image}", status_code=204)
+    async def release(image: str) -> Response:
+        vms.release(image)
+        vms.refill()
+        return Response(status_code=204)
+
+    @router.post("/standbys", status_code=202)
+    async def prepare(order: StandbyOrder) -> Response:
+        vms.prepare(order.vm, order.count)
+        return Response(status_code=202)
+
+    @router.get("/vms/{name}/log")
+    async def log(name: str) -> PlainTextResponse:
+        vms.get(name)
+        path = agent.settings.vms_dir / f"{name}.log"
+        text = await asyncio.to_thread(read_log, path)
+        return PlainTextResponse(text.decode(errors="replace"))
+
+    @router.get("/images")
+    async def images() -> list[ImageInfo]:
+        return await asyncio.to_thread(agent.images)
+
+    @router.post("/images/{name}/warm", status_code=204)
+    async def warm(name: str) -> Response:
+        await vms.warm(name)
+        return Response(status_code=204)
+
+    @router.delete("/images/{name}", status_code=204)
+    async def delete_image(name: str) -> Response:
+        await vms.delete_image(name)
+        return Response(status_code=204)
+
+    @router.websocket("/vms/{name}/exec")
+    async def exec_in(socket: WebSocket, name: str) -> None:
+        await streams_api.exec_in(socket, lambda: vms.get(name))
+
+    @router.websocket("/vms/{name}/push")
+    async def push(socket: WebSocket, name: str) -> None:
+        await streams_api.push(socket, lambda: vms.get(name))
+
+    @router.websocket("/vms/{name}/pull")
+    async def pull(socket: WebSocket, name: str) -> None:
+        await streams_api.pull(socket, lambda: vms.get(name))
+
+    @router.websocket("/vms/{name}/console")
+    async def console(socket: WebSocket, name: str) -> None:
+        await streams_api.console(socket, lambda: vms.get(name))
+
+    return router

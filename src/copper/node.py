@@ -1,0 +1,138 @@
+"""One machine's Copper in one process: controller and host agent, which speak HTTP all the same.
+
+`python -m copper.node` serves until it is told to end; VMs outlive it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+
+import httpx2
+import uvicorn
+
+import copper
+from copper.controller.api import routes as controller_routes
+from copper.controller.calls import Calls
+from copper.controller.clusters import Clusters
+from copper.controller.hosts import Host
+from copper.controller.state import State
+from copper.host.agent import HostAgent
+from copper.host.api import routes as host_routes
+from copper.host.controller_link import ControllerLink
+from copper.model.api import Health
+from copper.model.errors import Conflict, CopperError
+from copper.model.settings import Settings, from_environment
+from copper.store.sqlite import SqliteStore
+from copper.wire.app import new_app
+from copper.wire.http import Peer
+
+log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def _alone(settings: Settings) -> Iterator[None]:
+    """Two of them would fight over the same VMs. Raises Conflict."""
+    settings.run_dir.mkdir(parents=True, exist_ok=True)
+    with (settings.run_dir / "node.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Conflict(f"Copper runs already in {settings.run_dir}") from None
+        yield
+
+
+def _listen(settings: Settings) -> socket.socket:
+    path = settings.api_socket
+    path.unlink(missing_ok=True)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.bind(str(path))
+    path.chmod(0o600)
+    sock.listen(512)
+    return sock
+
+
+async def _serve(settings: Settings) -> None:
+    app = new_app("Copper", copper.__version__)
+    # the same requests as over a network, without one
+    transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
+    peer = Peer(httpx2.AsyncClient(transport=transport, base_url="http://copper"))
+    agent = HostAgent(settings, ControllerLink(peer))
+    store = SqliteStore(settings.state_dir / "state.sqlite")
+    await store.open()
+    state = State(store)
+    host = Host(peer)
+    clusters = Clusters(state, host, agent.name)
+
+    def health() -> Health:
+        return Health(
+            version=copper.__version__,
+            pid=os.getpid(),
+            host=agent.name,
+            accelerator=agent.verdict.accelerator,
+            accelerator_reason=agent.verdict.reason,
+            state_dir=str(settings.state_dir),
+        )
+
+    app.include_router(controller_routes(state, clusters, Calls(state, clusters), host, health))
+    app.include_router(host_routes(agent))
+    try:
+        await agent.vms.adopt()
+        await clusters.reconcile()
+        warming = asyncio.create_task(clusters.warm())
+        server = uvicorn.Server(
+            uvicorn.Config(
+                app,
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                timeout_graceful_shutdown=2,
+                ws_max_size=1 << 20,
+                ws_ping_interval=None,
+            )
+        )
+        with _listen(settings) as sock:
+            log.info("serving on %s", settings.api_socket)
+            await server.serve(sockets=[sock])
+        warming.cancel()
+        await asyncio.gather(warming, return_exceptions=True)
+    finally:
+        await agent.vms.leave()
+        await peer.close()
+        await store.close()
+        settings.api_socket.unlink(missing_ok=True)
+
+
+def serve(settings: Settings) -> None:
+    """Runs until SIGTERM or SIGINT. Raises CopperError when it cannot begin."""
+    logging.basicConfig(
+        level=logging.INFO,
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+    )
+    for noisy in ("httpx2", "httpcore2", "httpx", "httpcore", "uvicorn.error"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    with _alone(settings):
+        asyncio.run(_serve(settings))
+
+
+def main() -> int:
+    """Exit status as in all commands: 0 ended as told, else the error's."""
+    try:
+        serve(from_environment())
+    except CopperError as error:
+        print(f"copper: {error}", file=sys.stderr)
+        return error.exit_status
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,29 @@
+"""Errors on the wire: problem+json, and back into the class that it was."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from copper.model.errors import CopperError, all_errors
+
+MEDIA_TYPE = "application/problem+json"
+
+
+def to_problem(error: CopperError) -> dict[str, Any]:
+    """An error as RFC 9457 has it, with Copper's stable code."""
+    return {
+        "type": "about:blank",
+        "title": error.code.replace("-", " "),
+        "status": error.http_status,
+        "detail": error.message,
+        "code": error.code,
+        "advice": error.advice,
+    }
+
+
+def from_problem(body: object) -> CopperError:
+    """The error that a problem says, or a plain one when it says nothing known."""
+    if not isinstance(body, dict):
+        return CopperError(f"unexpected answer: {body!r:.100}")
+    kind = all_errors().get(str(body.get("code")), CopperError)
+    return kind(str(body.get("detail") or body), advice=str(body.get("advice") or ""))
