@@ -54,7 +54,8 @@ def build_template(
 ) -> Manifest:
     """Builds, boots, freezes and stores an image; one that is there and made of the same is left as it is.
 
-    Raises BadInput, NotFound, Conflict (another image has this name), NoRoom or CopperError. What fails leaves no image.
+    Raises BadInput, NotFound, Conflict (another image has this name), NoRoom or CopperError. What
+    fails leaves no image.
     """
     check_name(name, "image")
     recipe = recipes.load(recipe_name)

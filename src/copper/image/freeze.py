@@ -54,10 +54,10 @@ def free_for_layers(settings: Settings) -> int:
 def _layers_bytes() -> int:
     """Memory that this process's layers hold, each counted once."""
     held: dict[int, int] = {}
-    for entry in os.scandir("/proc/self/fd"):
+    for entry in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(OSError):
-            if os.readlink(entry.path).startswith("/memfd:copper-layer-"):
-                stat = os.stat(entry.path)
+            if str(entry.readlink()).startswith("/memfd:copper-layer-"):
+                stat = entry.stat()
                 held[stat.st_ino] = stat.st_blocks * 512
     return sum(held.values())
 

@@ -49,9 +49,9 @@ class Apt:
         # apt prints no address of what is in its archive already: that folder stays empty
         for directory in (self.debs, self.lists / "partial", home / "none/partial", home / "empty"):
             directory.mkdir(parents=True, exist_ok=True)
-        (self._home / "status").write_text("")  # nothing is installed
-        self.sources.write_text("\n".join(source.stanza() for source in sources))
-        self._config.write_text(self._settings(machine_settings()))
+        _write(self._home / "status", "")  # nothing is installed
+        _write(self.sources, "\n".join(source.stanza() for source in sources))
+        _write(self._config, self._settings(machine_settings()))
 
     def update(self) -> None:
         """Fetch the lists, unless they are fresh. Old ones serve when the mirror is silent."""
@@ -135,6 +135,12 @@ APT::Install-Recommends "false";
 APT::Sandbox::User "root";
 Acquire::Languages "none";
 """
+
+
+def _write(path: Path, text: str) -> None:
+    """Leave a file that is right alone: apt's own cache is younger than what it was made from."""
+    if not path.exists() or path.read_text() != text:
+        path.write_text(text)
 
 
 def machine_settings() -> str:
