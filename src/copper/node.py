@@ -59,6 +59,14 @@ def _listen(settings: Settings) -> socket.socket:
     return sock
 
 
+def _say_ready() -> None:
+    """Tells whoever started this process, by the descriptor that it left in COPPER_READY_FD."""
+    fd = os.environ.pop("COPPER_READY_FD", "")
+    if fd.isdigit():
+        with contextlib.suppress(OSError), os.fdopen(int(fd), "w") as starter:
+            starter.write("ready\n")
+
+
 async def _serve(settings: Settings) -> None:
     app = new_app("Copper", copper.__version__)
     # the same requests as over a network, without one
@@ -100,6 +108,7 @@ async def _serve(settings: Settings) -> None:
         )
         with _listen(settings) as sock:
             log.info("serving on %s", settings.api_socket)
+            _say_ready()
             await server.serve(sockets=[sock])
         warming.cancel()
         await asyncio.gather(warming, return_exceptions=True)

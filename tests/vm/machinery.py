@@ -1,0 +1,181 @@
+"""What tests with real virtual machines stand on: a Copper of their own, and proof that nothing of it is left."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from copper.client import Client
+from copper.model.settings import Settings, from_environment
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMANDS = Path(sys.executable).parent
+DEADLINE_S = 240
+
+
+@dataclasses.dataclass
+class Copper:
+    """One Copper with folders of its own, and its process."""
+
+    settings: Settings
+    environment: dict[str, str]
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def client(self) -> Client:
+        return Client(self.settings)
+
+    @property
+    def log(self) -> Path:
+        return self.settings.state_dir / "copper.log"
+
+    def run(
+        self, *argv: str, stdin: bytes | None = None, check: bool = True
+    ) -> subprocess.CompletedProcess[bytes]:
+        """A command as a user would give it."""
+        done = subprocess.run(
+            [str(COMMANDS / argv[0]), *argv[1:]],
+            input=stdin if stdin is not None else b"",
+            capture_output=True,
+            env={**os.environ, **self.environment},
+            timeout=DEADLINE_S,
+            check=False,
+        )
+        if check:
+            assert done.returncode == 0, (
+                f"{' '.join(argv)}: {done.returncode}\n{done.stderr.decode()}"
+            )
+        return done
+
+    def sh(self, vm: str, script: str) -> str:
+        """What a shell in a VM prints."""
+        return self.run("gc-vm", "exec", vm, "--", "sh", "-c", script).stdout.decode()
+
+    def start(self) -> None:
+        """Starts the daemon; returns when it serves."""
+        ready, say = os.pipe()
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "copper.node"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **self.environment, "COPPER_READY_FD": str(say)},
+                pass_fds=[say],
+            )
+        os.close(say)
+        with os.fdopen(ready) as starter:
+            there, _, _ = select.select([starter], [], [], 60)
+            assert there and starter.readline() == "ready\n", self.log.read_text()[-3000:]
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
+        """Ends the daemon; VMs run on."""
+        assert self.process is not None
+        self.process.send_signal(how)
+        self.process.wait(60)
+        self.process = None
+
+    def boot(self, cluster: str, image: str) -> str:
+        """Creates and boots a virtual cluster; returns the name of its master."""
+        self.run("gc-vc", "create", cluster, "--image", image)
+        self.run("gc-vc", "boot", cluster)
+        return f"{cluster}-0"
+
+    def clone(self, vm: str, count: int) -> list[str]:
+        """`gc clone` in a VM; returns the names of the clones."""
+        cluster = vm.rpartition("-")[0]
+        before = self.vms(cluster)
+        said = self.run("gc-vm", "exec", vm, "--", "gc", "clone", str(count))
+        assert said.stdout == b"0\n"
+        made = [name for name in self.vms(cluster) if name not in before]
+        assert len(made) == count
+        return made
+
+    def vms(self, cluster: str) -> list[str]:
+        listed = json.loads(self.run("gc-vm", "list", cluster, "--format", "json").stdout)
+        return [vm["name"] for vm in listed]
+
+    def qemus(self) -> list[int]:
+        """QEMU processes of this Copper."""
+        units = {unit.name for unit in (self.settings.run_dir / "q").glob("*")}
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                with contextlib.suppress(OSError):
+                    argv = (entry / "cmdline").read_bytes().split(b"\0")
+                    if any(
+                        a.decode(errors="replace").removeprefix("copper-") in units for a in argv
+                    ):
+                        found.append(int(entry.name))
+        return found
+
+    def leftovers(self) -> list[str]:
+        """All that must be gone when no virtual cluster runs and the daemon has ended."""
+        left = [f"QEMU {pid}" for pid in self.qemus()]
+        left += [str(path) for path in (self.settings.run_dir / "q").glob("*")]
+        left += [str(path) for path in self.settings.disks_dir.glob("*")]
+        left += [str(path) for path in self.settings.vms_dir.glob("*")]
+        left += [str(path) for path in self.settings.images_dir.glob(".*")]
+        left += [
+            line
+            for line in Path("/proc/mounts").read_text().splitlines()
+            if str(self.settings.run_dir) in line
+        ]
+        return left
+
+
+def images_folder() -> Path:
+    """Where the tests' images are built once and kept, beside the other things that are built."""
+    return ROOT / "build" / "test-state"
+
+
+@contextlib.contextmanager
+def a_copper(accel: str, **variables: str) -> Iterator[Copper]:
+    """A running Copper that shares the tests' images. At its end nothing of it may be left."""
+    run = Path(tempfile.mkdtemp(prefix="cu-"))
+    state = Path(tempfile.mkdtemp(prefix="copper-state-"))
+    environment = {
+        "COPPER_RUN_DIR": str(run),
+        "COPPER_STATE_DIR": str(state),
+        "COPPER_ACCEL": accel,
+        "PATH": f"{COMMANDS}:{os.environ['PATH']}",
+        **variables,
+    }
+    shared = images_folder()
+    if (shared / "images").is_dir():
+        shutil.copytree(shared / "images", state / "images", copy_function=os.link)
+    with contextlib.suppress(FileNotFoundError):
+        shutil.copy(shared / "accelerator.json", state / "accelerator.json")
+    copper = Copper(from_environment(environment), environment)
+    try:
+        copper.start()
+        yield copper
+        if copper.process is None:
+            copper.start()
+        for cluster in copper.client.clusters():
+            copper.client.kill(cluster.name)
+        copper.stop()
+        assert copper.leftovers() == [], copper.log.read_text()[-3000:]
+    except BaseException:
+        if copper.log.exists():
+            print(copper.log.read_text()[-6000:])
+        raise
+    finally:
+        if copper.process is not None:
+            copper.process.kill()
+            copper.process.wait()
+        for pid in copper.qemus():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        shutil.rmtree(run, ignore_errors=True)
+        shutil.rmtree(state, ignore_errors=True)
