@@ -1,0 +1,148 @@
+/* What gc prints: lines and fields that scripts cut, nothing else. */
+#include "gc.h"
+#include "agent.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { COLUMNS = 6 };
+
+static const char *text_of(const json_t *object, const char *key)
+{
+	static char numbers[COLUMNS][24];
+	static int next;
+	const json_t *value = json_object_get(object, key);
+	if (json_is_string(value))
+		return json_string_value(value);
+	if (!json_is_integer(value))
+		return "-";
+	char *to = numbers[next = (next + 1) % COLUMNS];
+	snprintf(to, sizeof numbers[0], "%" JSON_INTEGER_FORMAT, json_integer_value(value));
+	return to;
+}
+
+static int print(const json_t *result, const char *key)
+{
+	printf("%s\n", text_of(result, key));
+	return 0;
+}
+
+int show_nothing(const json_t *result, bool as_json)
+{
+	(void)result, (void)as_json;
+	return 0;
+}
+
+int show_vmid(const json_t *result, bool as_json)
+{
+	(void)as_json;
+	return print(result, "vmid");
+}
+
+int show_ip(const json_t *result, bool as_json)
+{
+	(void)as_json;
+	return print(result, "ip");
+}
+
+int show_generation(const json_t *result, bool as_json)
+{
+	(void)as_json;
+	return print(result, "generation");
+}
+
+int show_master(const json_t *result, bool as_json)
+{
+	(void)as_json;
+	return json_is_true(json_object_get(result, "master")) ? 0 : 1;
+}
+
+int show_ticket(const json_t *result, bool as_json)
+{
+	(void)as_json;
+	printf("ticket %s\n", text_of(result, "ticket"));
+	return 0;
+}
+
+int show_tickets(const json_t *result, bool as_json)
+{
+	(void)as_json;
+	size_t i;
+	const json_t *ticket;
+	json_array_foreach(json_object_get(result, "tickets"), i, ticket) {
+		printf("ticket %s\n", text_of(ticket, "id"));
+		printf("  status %s\n  cpus %s\n  vms %s\n  mincpuspervm %s\n", text_of(ticket, "status"),
+		       text_of(ticket, "cpus"), text_of(ticket, "vms"), text_of(ticket, "mincpuspervm"));
+	}
+	return 0;
+}
+
+int show_domains(const json_t *result, bool as_json)
+{
+	(void)as_json;
+	size_t i;
+	const json_t *clone;
+	json_array_foreach(json_object_get(result, "clones"), i, clone)
+		printf("vmid %s\nip %s\nstate %s\n", text_of(clone, "vmid"), text_of(clone, "ip"),
+		       text_of(clone, "state"));
+	return 0;
+}
+
+int show_joined(const json_t *result, bool as_json)
+{
+	(void)as_json;
+	size_t i;
+	const json_t *clone, *clones = json_object_get(result, "clones");
+	if (!clones) /* this clone ends: its processor stops somewhere in here */
+		for (;;)
+			pause();
+	json_array_foreach(clones, i, clone)
+		printf("%s %s\n", text_of(clone, "vmid"), text_of(clone, "status"));
+	return 0;
+}
+
+/* A table with a head line; every column as wide as its widest cell, the last one as it is. */
+static void table(const json_t *rows, const char *const *keys, int columns)
+{
+	int width[COLUMNS] = {0};
+	size_t i;
+	const json_t *row;
+	for (int c = 0; c < columns; c++) {
+		width[c] = (int)strlen(keys[c]);
+		json_array_foreach(rows, i, row)
+			if ((int)strlen(text_of(row, keys[c])) > width[c])
+				width[c] = (int)strlen(text_of(row, keys[c]));
+	}
+	for (int c = 0; c < columns; c++)
+		printf("%-*s%s", c + 1 < columns ? width[c] : 0, keys[c], c + 1 < columns ? "  " : "\n");
+	json_array_foreach(rows, i, row)
+		for (int c = 0; c < columns; c++)
+			printf("%-*s%s", c + 1 < columns ? width[c] : 0, text_of(row, keys[c]),
+			       c + 1 < columns ? "  " : "\n");
+}
+
+static int show_table(const json_t *result, bool as_json, const char *const *keys, int columns)
+{
+	const json_t *rows = json_object_get(result, "vms");
+	if (!as_json) {
+		table(rows, keys, columns);
+	} else {
+		json_dumpf(rows, stdout, JSON_INDENT(2));
+		putchar('\n');
+	}
+	return 0;
+}
+
+int show_list(const json_t *result, bool as_json)
+{
+	static const char *const keys[] = {"vmid", "address", "generation", "parent", "state", "host"};
+	return show_table(result, as_json, keys, 6);
+}
+
+int show_stat(const json_t *result, bool as_json)
+{
+	static const char *const keys[] = {"vmid", "nominal", "shared", "own"};
+	return show_table(result, as_json, keys, 4);
+}

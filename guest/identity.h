@@ -1,0 +1,13 @@
+/* Who this VM is: told by the host at the beginning of every session. */
+#ifndef IDENTITY_H
+#define IDENTITY_H
+
+#include <jansson.h>
+
+/* Becomes what a session message says. On failure *step names what failed; 0 or an errno. */
+int identity_take(const json_t *session, int64_t received_ns, const char **step);
+
+/* What this VM is; NULL before the first session. */
+const json_t *identity(void);
+
+#endif
