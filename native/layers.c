@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -98,8 +99,6 @@ static int lay(const int *fds, size_t count, uint32_t flags) {
         if (real_mmap(ram, ram_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1,
                       0) == MAP_FAILED)
             return errno;
-        /* a huge page for every written byte would make clones heavy */
-        madvise(ram, ram_bytes, MADV_NOHUGEPAGE);
         while (kept_count) close(kept[--kept_count]);
     }
     if (kept_count + count > sizeof kept / sizeof *kept) return EMFILE;
@@ -210,6 +209,8 @@ __attribute__((constructor)) static void start(void) {
     listen_fd = inherited("COPPER_LAYERS_LISTEN");
     unsetenv("LD_PRELOAD");
     if (ram_fd < 0 || listen_fd < 0) return;
+    /* a huge page for every written byte would make clones heavy: guest memory, translated code and heap alike */
+    prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0);
     sigfillset(&all); /* QEMU's signals are for QEMU's threads */
     pthread_sigmask(SIG_SETMASK, &all, &before);
     if (pthread_create(&thread, NULL, control_thread, NULL) == 0) pthread_detach(thread);

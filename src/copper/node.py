@@ -59,6 +59,17 @@ def _listen(settings: Settings) -> socket.socket:
     return sock
 
 
+class _Server(uvicorn.Server):
+    """A server that ends when told to; uvicorn's own then raises the signal again, before VMs are let go."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        yield
+
+
 def _say_ready() -> None:
     """Tells whoever started this process, by the descriptor that it left in COPPER_READY_FD."""
     fd = os.environ.pop("COPPER_READY_FD", "")
@@ -95,7 +106,7 @@ async def _serve(settings: Settings) -> None:
         await agent.vms.adopt()
         await clusters.reconcile()
         warming = asyncio.create_task(clusters.warm())
-        server = uvicorn.Server(
+        server = _Server(
             uvicorn.Config(
                 app,
                 log_config=None,
