@@ -50,6 +50,7 @@ class Vms:
         self._starting: dict[str, asyncio.Task[Vm]] = {}
         self._templates: dict[str, Image] = {}
         self._frozen: dict[str, tuple[Image, str]] = {}
+        self._greeting: set[asyncio.Task[None]] = set()
         self._loading = asyncio.Lock()
         # more guests that wake together only wait for each other
         self._waking = asyncio.Semaphore(2 * (os.cpu_count() or 1))
@@ -153,9 +154,22 @@ class Vms:
         async def on_call(verb: str, args: dict[str, Any], call: int) -> dict[str, Any]:
             return await self._controller.call(name, call, verb, args)
 
-        port = GuestPort(machine.process.connect_port(), on_call=on_call)
+        def on_hello(_: object) -> None:
+            # an agent that was started again has no session: it gets one, with the same identity
+            if vm.state == "running":
+                self._greeting.add(task := asyncio.create_task(self._greet(vm)))
+                task.add_done_callback(self._greeting.discard)
+
+        port = GuestPort(machine.process.connect_port(), on_call=on_call, on_hello=on_hello)
         console = Console(machine.process.connect_console(), self._log(name))
-        return Vm(order.identity, template, machine, port, console)
+        vm = Vm(order.identity, template, machine, port, console)
+        return vm
+
+    async def _greet(self, vm: Vm) -> None:
+        try:
+            await begin(vm, "adopt", None, deadline_s=self.settings.clone_deadline_s)
+        except CopperError as error:
+            log.warning("VM %s runs, but its agent does not answer: %s", vm.name, error)
 
     def _keep(self, vm: Vm) -> None:
         self._vms[vm.name] = vm
@@ -256,6 +270,7 @@ class Vms:
     async def adopt(self) -> None:
         """Finds the VMs of an earlier host agent, and clears away what it left half done."""
         known: set[str] = set()
+        greetings = []
         for record in read_records(self.settings.vms_dir):
             name = record.identity.name
             try:
@@ -270,11 +285,9 @@ class Vms:
             vm = self._make(ThawOrder(identity=record.identity), record.template, machine)
             vm.ready_ms = record.ready_ms
             self._keep(vm)
-            try:
-                await begin(vm, "adopt", None, deadline_s=self.settings.clone_deadline_s)
-            except CopperError as error:
-                log.warning("VM %s runs, but its agent does not answer: %s", name, error)
-                vm.state = "running"
+            vm.state = "running"
+            greetings.append(self._greet(vm))
+        await asyncio.gather(*greetings)
         await self._clear_units(known)
         self._clear_disks()
 
