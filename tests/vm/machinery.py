@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import select
 import shutil
@@ -59,7 +58,13 @@ class Copper:
 
     def sh(self, vm: str, script: str) -> str:
         """What a shell in a VM prints."""
-        return self.run("gc-vm", "exec", vm, "--", "sh", "-c", script).stdout.decode()
+        return self.exec(vm, "sh", "-c", script)
+
+    def exec(self, vm: str, *argv: str) -> str:
+        """What a command in a VM prints; it must succeed."""
+        done = self.client.run(vm, list(argv))
+        assert done.status == 0, f"{vm}: {argv}: {done.status}\n{done.stdout!r}\n{done.stderr!r}"
+        return done.stdout.decode()
 
     def start(self) -> None:
         """Starts the daemon; returns when it serves."""
@@ -87,23 +92,20 @@ class Copper:
 
     def boot(self, cluster: str, image: str) -> str:
         """Creates and boots a virtual cluster; returns the name of its master."""
-        self.run("gc-vc", "create", cluster, "--image", image)
-        self.run("gc-vc", "boot", cluster)
-        return f"{cluster}-0"
+        self.client.create(cluster, image)
+        return self.client.boot(cluster).name
 
     def clone(self, vm: str, count: int) -> list[str]:
         """`gc clone` in a VM; returns the names of the clones."""
         cluster = vm.rpartition("-")[0]
         before = self.vms(cluster)
-        said = self.run("gc-vm", "exec", vm, "--", "gc", "clone", str(count))
-        assert said.stdout == b"0\n"
+        assert self.exec(vm, "gc", "clone", str(count)) == "0\n"
         made = [name for name in self.vms(cluster) if name not in before]
         assert len(made) == count
         return made
 
     def vms(self, cluster: str) -> list[str]:
-        listed = json.loads(self.run("gc-vm", "list", cluster, "--format", "json").stdout)
-        return [vm["name"] for vm in listed]
+        return [vm.name for vm in self.client.vms(cluster)]
 
     def qemus(self) -> list[int]:
         """QEMU processes of this Copper."""

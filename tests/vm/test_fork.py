@@ -90,25 +90,18 @@ def test_two_machines_of_one_cluster_fork_at_once(copper: Copper, micro: str) ->
     master = copper.boot("a", micro)
     others = [master, *copper.clone(master, 3)]
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        done = list(
-            pool.map(
-                lambda vm: copper.run("gc-vm", "exec", vm, "--", "gc", "clone", "2").stdout, others
-            )
-        )
-    assert done == [b"0\n"] * 4
+        done = list(pool.map(lambda vm: copper.exec(vm, "gc", "clone", "2"), others))
+    assert done == ["0\n"] * 4
     names = copper.vms("a")
     assert len(names) == len(set(names)) == 12
-    parents = [
-        json.loads(copper.run("gc-vm", "show", vm, "--format", "json").stdout) for vm in names
-    ]
-    assert len([one for one in parents if one["parent"] == 0]) == 5
+    assert len([vm for vm in copper.client.vms("a") if vm.parent == 0]) == 5
 
 
 def test_a_bad_count_is_one_line_and_changes_nothing(copper: Copper, micro: str) -> None:
     master = copper.boot("a", micro)
     for count in ("0", "-1", "1025", "99999999999999999999", "x", "1x", "", "1.5"):
-        said = copper.run("gc-vm", "exec", master, "--", "gc", "clone", count, check=False)
-        assert said.returncode in (2, 22), count
+        said = copper.client.run(master, ["gc", "clone", count])
+        assert said.status in (2, 22), count
         assert said.stdout == b""
         assert len(said.stderr.decode().strip().splitlines()) == 1
     assert copper.vms("a") == [master]
@@ -118,8 +111,8 @@ def test_a_fork_that_does_not_fit_is_refused_and_the_master_works_on(
     copper: Copper, micro: str
 ) -> None:
     master = copper.boot("a", micro)
-    said = copper.run("gc-vm", "exec", master, "--", "gc", "clone", "1024", check=False)
-    assert said.returncode == 16
+    said = copper.client.run(master, ["gc", "clone", "1024"])
+    assert said.status == 16
     assert b"no room" in said.stderr
     assert copper.vms("a") == [master]
     assert len(copper.clone(master, 1)) == 1

@@ -241,7 +241,7 @@ def shorten(machine: Machine) -> None:
 async def _shorten(machine: Machine) -> None:
     base, active = machine.disks[0], machine.disks[-1]
     try:
-        await machine.process.monitor.pull_up(node_of(active), node_of(base), deadline_s=600)
+        await machine.process.monitor.pull_up(node_of(active), base, deadline_s=600)
     except CopperError as error:
         log.warning("the chain of disks of %s stays long: %s", machine.process.unit, error)
         return

@@ -144,12 +144,12 @@ class Monitor:
         """What is written from now on goes to `overlay`; `node` becomes its backing file."""
         await self._do("blockdev-snapshot", node=node, overlay=overlay)
 
-    async def pull_up(self, node: str, base: str, *, deadline_s: float) -> None:
-        """Copies all that lies between `base` and `node` into `node`, while the guest runs."""
+    async def pull_up(self, node: str, base: Path, *, deadline_s: float) -> None:
+        """Copies all that lies between the file `base` and `node` into `node`, while the guest runs."""
         self._jobs.clear()
         job = f"pull-{node}"
         await self._execute(
-            "block-stream", {"job-id": job, "device": node, "base-node": base, "auto-dismiss": True}
+            "block-stream", {"job-id": job, "device": node, "base": str(base), "auto-dismiss": True}
         )
         try:
             async with asyncio.timeout(deadline_s):

@@ -96,10 +96,15 @@ class Apt:
 
     def fetch(self, packages: Iterable[Package]) -> None:
         """Download what is not in the folder yet; apt checks each against the signed lists."""
-        missing = [f"{p.name}={p.version}" for p in packages if not p.file.exists()]
-        if missing:
-            # `download` writes a file only when it is whole, and takes no dependencies
-            self._apt("apt-get", "download", "-o", "Acquire::Retries=3", *missing, cwd=self.debs)
+        missing = [package for package in packages if not package.file.exists()]
+        if not missing:
+            return
+        partial = self.debs / "partial"
+        partial.mkdir(exist_ok=True)
+        wanted = [f"{package.name}={package.version}" for package in missing]
+        self._apt("apt-get", "download", "-o", "Acquire::Retries=3", *wanted, cwd=partial)
+        for package in missing:  # only what is whole gets here
+            (partial / package.file.name).rename(package.file)
 
     def _parse(self, plan: str) -> list[Package]:
         """The lines `'URI' NAME_VERSION_ARCHITECTURE.deb SIZE HASH` of --print-uris."""

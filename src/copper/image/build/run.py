@@ -1,7 +1,7 @@
 """The one door to other programs: runs one to its end, and turns a failure into one clear line.
 
-What failed can be pasted into a shell: the error's advice is the command. The last lines of its
-output travel along as a note (`__notes__`), for logs and tracebacks.
+What failed can be pasted into a shell: the error's advice is the command, unless it is very long.
+The command and the last lines of its output travel along as a note (`__notes__`), for logs.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ PACKAGES = {
 }
 
 _NOTE_LINES = 20
+_LONGEST_ADVICE = 400  # characters; a longer command is in the note alone
 
 
 def run(
@@ -105,10 +106,12 @@ def _failure(command: Sequence[str], status: int, output: str, reasons: str) -> 
     lines = [line.strip() for line in reasons.splitlines() if line.strip()]
     how = f"status {status}" if status >= 0 else signal.Signals(-status).name
     kind = NoRoom if "No space left on device" in output else CopperError
+    pasteable = shlex.join(command)
     error = kind(
-        f"{Path(command[0]).name} failed ({how}): {telling(lines)}", advice=shlex.join(command)
+        f"{Path(command[0]).name} failed ({how}): {telling(lines)}",
+        advice=pasteable if len(pasteable) <= _LONGEST_ADVICE else "",
     )
-    error.add_note("\n".join(output.splitlines()[-_NOTE_LINES:]))
+    error.add_note("\n".join([f"$ {pasteable}", *output.splitlines()[-_NOTE_LINES:]]))
     return error
 
 
