@@ -77,7 +77,7 @@ def install(
     ]
     # mounts and left-over processes of a build end with it, whatever happens to mmdebstrap
     alone = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
-    run([*alone, *mmdebstrap], env={"SOURCE_DATE_EPOCH": str(epoch)})
+    run([*alone, *mmdebstrap], env={"SOURCE_DATE_EPOCH": str(epoch)}, called="mmdebstrap")
     for name in ("apt/apt.conf.d/99mmdebstrap", "apt/sources.list", "resolv.conf"):
         (root / "etc" / name).unlink(missing_ok=True)
     unsafe = root / "etc/dpkg/dpkg.cfg.d/99mmdebstrap"
