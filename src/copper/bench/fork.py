@@ -1,0 +1,242 @@
+"""`copper bench fork`: what a fork costs, beside what else gives a running guest, in one run.
+
+All kinds are measured in turn, round by round, so that whatever else the machine does falls on all of them alike.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import signal
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+
+from copper.bench import kinds, machine, place
+from copper.bench.memory import Floor
+from copper.bench.peers import Peers
+from copper.bench.place import Place, Template
+from copper.bench.progress import Progress, clock
+from copper.bench.results import Results
+from copper.bench.session import Session
+from copper.bench.stats import Guest, Load, Samples
+from copper.bench.table import report
+from copper.image.build import recipes
+from copper.model.errors import BadInput, CopperError
+from copper.model.settings import Settings, from_environment
+from copper.vmm.capabilities import probe_qemu
+
+RUNS, QUICK_RUNS = 30, 3
+SIZES = (256, 1024, 2048)
+RECIPES = ("micro", "debian-12")
+SLOW_BOOT_MS, SLOW_BOOTS = 8_000, 10
+LOADS: tuple[Load, ...] = ("idle", "busy")
+# seconds of one round on 2 cores under emulation, to say beforehand how long a run takes
+MICRO_S, OTHER_S, CHAIN_S, PREPARATION_S = 12, 20, 6, 20
+
+
+def main(
+    *,
+    runs: int | None = None,
+    sizes: Sequence[int] | None = None,
+    out: Path | None = None,
+    recipe_names: Sequence[str] | None = None,
+    quick: bool = False,
+    settings: Settings | None = None,
+) -> int:
+    """Runs the bench, prints its report, and writes bench.json and bench.png into `out`.
+
+    `micro` is measured at each of `sizes` (MiB), other recipes at their own. `quick`: few rounds with
+    the smallest guest. Returns 0, or 1 when something of Copper's own could not be measured. Raises BadInput and whatever
+    keeps a run from beginning. Nothing that it started is left, however it ends.
+    """
+    settings = settings or from_environment()
+    runs = runs if runs is not None else QUICK_RUNS if quick else RUNS
+    if runs < 1:
+        raise BadInput(f"--runs {runs}", advice="expected 1 or more")
+    sizes = sorted(set(sizes or (SIZES[:1] if quick else SIZES)))
+    recipe_names = list(recipe_names or (RECIPES[:1] if quick else RECIPES))
+    out = out or Path("bench")
+    out.mkdir(parents=True, exist_ok=True)
+    guests = _guests(sizes, recipe_names)
+    results = Results(
+        runs=runs,
+        sizes=list(sizes),
+        recipes=recipe_names,
+        machine=machine.facts(settings, probe_qemu(settings)),
+        started=time.time(),
+        load_before=machine.load_average(),
+        samples=Samples(),
+    )
+    progress = Progress(runs)
+    try:
+        with _ended_in_order():
+            _measure(settings, guests, results, progress)
+    except KeyboardInterrupt:
+        results.ended = "it was interrupted"
+        raise
+    finally:
+        results.seconds = time.time() - results.started
+        results.load_after = machine.load_average()
+        if results.rounds or results.samples.missing:
+            _show(results, out, progress)
+    ours = [lack for lack in results.samples.missing if lack.kind not in kinds.PEERS]
+    return 1 if ours or results.ended else 0
+
+
+def _guests(sizes: Sequence[int], recipe_names: Sequence[str]) -> list[Guest]:
+    guests = []
+    for name in recipe_names:
+        own = recipes.load(name).memory_mib
+        guests += [Guest(name, size) for size in (sizes if name == "micro" else [own])]
+    return guests
+
+
+def expected_s(guests: Sequence[Guest], runs: int) -> float:
+    """A guess, made before anything was measured."""
+    each = sum(MICRO_S if guest.recipe == "micro" else OTHER_S for guest in guests) + CHAIN_S
+    return runs * each + PREPARATION_S * len(guests)
+
+
+def _measure(settings: Settings, guests: list[Guest], results: Results, progress: Progress) -> None:
+    progress.say(
+        f"{results.runs} rounds with {', '.join(guest.label for guest in guests)}: about"
+        f" {clock(expected_s(guests, results.runs))} on 2 cores under emulation,"
+        " and longer when images have to be built first"
+    )
+    keep = place.keep_folder(settings)
+    with place.run_folders(keep) as (folder, sockets), contextlib.ExitStack() as undo:
+        templates = [
+            place.ready_template(settings, keep, sockets, guest, progress) for guest in guests
+        ]
+        # what the first template's guest has shown of KVM
+        results.machine = machine.facts(
+            dataclasses.replace(settings, state_dir=keep), probe_qemu(settings)
+        )
+        with progress.step("booting the peers"):
+            peers = {
+                template.guest: _GuestPeers(settings, template, folder, results)
+                for template in templates
+            }
+        floor = Floor()
+        undo.callback(floor.close)
+        where = undo.enter_context(place.a_place(settings, keep, folder, sockets))
+        results.load_before = machine.load_average()
+        progress.begin_rounds()
+        for number in range(results.runs):
+            progress.begin_round(number)
+            for template in templates:
+                _round(where, results.samples, template, peers[template.guest], floor, progress)
+            if where.process.poll() is not None:
+                results.ended = f"the bench's Copper ended in round {number + 1}"
+                return
+            results.rounds = number + 1
+
+
+def _round(
+    where: Place,
+    samples: Samples,
+    template: Template,
+    peers: _GuestPeers,
+    floor: Floor,
+    progress: Progress,
+) -> None:
+    guest = template.guest
+    for load in LOADS:
+        progress.doing(f"{guest.label}, {load}")
+        # one size will do for what does not depend on it
+        deep = load == "idle" and guest == min(samples.guests or [guest], key=_by_size)
+        Session(where, samples, guest, load).run(deep=deep)
+    progress.doing(f"{guest.label}, peers")
+    peers.round()
+    for kind, size in (
+        (kinds.COPY_ALL, template.manifest.shape.memory_bytes),
+        (kinds.COPY_USED, template.manifest.memory_bytes),
+    ):
+        try:
+            samples.add(guest, "-", kind, floor.copy_ms(size))
+        except CopperError as error:
+            samples.lacks(guest, "-", kind, str(error))
+
+
+def _by_size(guest: Guest) -> tuple[bool, int]:
+    return guest.recipe != "micro", guest.memory_mib
+
+
+class _GuestPeers:
+    """One guest's peers, and why one of them is missing."""
+
+    def __init__(
+        self, settings: Settings, template: Template, folder: Path, results: Results
+    ) -> None:
+        self._peers = Peers(probe_qemu(settings), template, folder)
+        self._guest = template.guest
+        self._samples = results.samples
+        self._broken: dict[str, str] = {}
+        for kind, prepare in (
+            (kinds.COLD, self._peers.settle),
+            (kinds.LOADVM, self._peers.snapshot),
+        ):
+            try:
+                asyncio.run(prepare())
+            except CopperError as error:
+                self._broken[kind] = f"it could not be prepared: {error}"
+                if kind == kinds.COLD:  # the other one stands on the same disk
+                    self._broken[kinds.LOADVM] = self._broken[kind]
+                    break
+
+    def round(self) -> None:
+        self._measure(kinds.COLD, self._peers.cold_boot)
+        self._measure(kinds.LOADVM, self._peers.load)
+
+    def _measure(self, kind: str, measure: Callable[[], Awaitable[float]]) -> None:
+        if kind in self._broken:
+            self._samples.lacks(self._guest, "-", kind, self._broken[kind])
+            return
+        found = self._samples.get(self._guest, "-", kind)
+        if found is not None and found.n >= SLOW_BOOTS and found.p50 > SLOW_BOOT_MS:
+            reason = f"each takes {found.p50 / 1000:.0f} s"
+            self._samples.explain_fewer(self._guest, "-", kind, reason)
+            return
+        try:
+            self._samples.add(self._guest, "-", kind, asyncio.run(_awaited(measure)))
+        except CopperError as error:
+            self._samples.lacks(self._guest, "-", kind, str(error))
+
+
+async def _awaited(measure: Callable[[], Awaitable[float]]) -> float:
+    return await measure()
+
+
+def _show(results: Results, out: Path, progress: Progress) -> None:
+    results.write(out / "bench.json")
+    print(report(results), flush=True)
+    try:
+        from copper.bench.picture import draw
+
+        draw(results, out / "bench.png")
+    except ImportError:
+        progress.say("no picture: matplotlib is not installed")
+    progress.say(f"written: {out / 'bench.json'}, {out / 'bench.png'}")
+
+
+@contextlib.contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """The first Ctrl-C, SIGTERM or hang-up ends the run; what follows does not disturb the cleaning up."""
+    ending = False
+
+    def end(number: int, frame: FrameType | None) -> None:
+        nonlocal ending
+        if not ending:
+            ending = True
+            raise KeyboardInterrupt
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, end) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

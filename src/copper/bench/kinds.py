@@ -1,0 +1,142 @@
+"""What is measured: each kind with a name, a unit and one sentence that says from where to where."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from copper.bench.stats import Unit
+
+PAUSE = "pause"
+FREEZE_PAUSE = "freeze: pause"
+STEPS = ("stop", "devices", "disk", "memory", "cont")
+TRIP = "shell round trip"
+REQUEST = "request alone"
+CLONE_READY = "clone 1: ready"
+CLONE_ANSWER = "clone 1: first answer"
+CLONE_RETURN = "clone 1: caller's return"
+CLONES = 8
+CLONES_ANSWER = f"clone {CLONES}: all answered"
+CLONES_RETURN = f"clone {CLONES}: caller's return"
+FORK_OF_FORK = "fork of a fork: first answer"
+BOOT = "boot from the template"
+OWN_IDLE = "own memory"
+OWN_IDLE_SMAPS = "own memory, with files"
+OWN_WORKED = "own memory, worked"
+LAYER_IDLE = "layer of an idle clone"
+LAYER_DEEP = "layer of an idle clone, generation 8"
+COLD = "peer: cold boot"
+LOADVM = "peer: qemu -loadvm"
+COPY_ALL = "floor: copy all memory"
+COPY_USED = "floor: copy used memory"
+DEEPEST = 8
+PEERS = (COLD, LOADVM, COPY_ALL, COPY_USED)
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """One row of the table."""
+
+    name: str
+    unit: Unit
+    means: str
+
+
+def of_generation(number: int, what: str) -> str:
+    """The kinds of a chain of forks: `what` is pause, thaw or first answer."""
+    return f"generation {number}: {what}"
+
+
+def generations() -> list[Kind]:
+    """The rows of the chain of forks, which are a table of their own."""
+    means = {
+        "pause": "its parent stands still",
+        "thaw": "from the host's order to thaw until the clone is ready",
+        "first answer": "as clone 1",
+    }
+    return [
+        Kind(of_generation(number, what), "ms", text)
+        for what, text in means.items()
+        for number in range(1, DEEPEST + 1)
+    ]
+
+
+def step(name: str) -> str:
+    return f"freeze: {name}"
+
+
+BUSY = (
+    "busy: a process of the guest, started by exec before the fork, writes 8 MiB of random bytes into a file in memory"
+    " and hashes them, again and again; it goes on in every clone"
+)
+WORK = "16 MiB of random bytes written to a file in memory, hashed, deleted"
+
+KINDS = [
+    Kind(PAUSE, "ms", "the master stands still during `gc clone 1`"),
+    Kind(FREEZE_PAUSE, "ms", "the same for a freeze alone, ordered over the API; its steps follow"),
+    *(Kind(step(name), "ms", f"of it, {name}") for name in STEPS),
+    Kind(
+        TRIP,
+        "ms",
+        "not a fork: a line to a shell in the master, `gc vmid` there, its output back;"
+        " all that follow contain one such trip",
+    ),
+    Kind(
+        REQUEST,
+        "ms",
+        "not a fork: the request that a clone's first answer answers, to the master; opening its stream included",
+    ),
+    Kind(
+        CLONE_READY,
+        "ms",
+        "from the line `gc clone 1` being sent to a shell in the master until the clone's agent has taken its own"
+        " identity and said so",
+    ),
+    Kind(
+        CLONE_ANSWER,
+        "ms",
+        "from the same instant until the clone has answered a request over its own channel, with its own vmid in it;"
+        " the request is sent when the clone is ready",
+    ),
+    Kind(
+        CLONE_RETURN,
+        "ms",
+        "from the same instant until what `gc` printed in the master has arrived",
+    ),
+    Kind(CLONES_ANSWER, "ms", f"as clone 1, `gc clone {CLONES}`, the last of the first answers"),
+    Kind(CLONES_RETURN, "ms", f"as clone 1, `gc clone {CLONES}`"),
+    Kind(
+        FORK_OF_FORK,
+        "ms",
+        "as clone 1, called in a clone; its master and itself run on beside it",
+    ),
+    Kind(
+        BOOT,
+        "ms",
+        "from the API's order to boot a virtual cluster to its answer, which is that the master's agent has answered",
+    ),
+    Kind(
+        OWN_IDLE,
+        "MB",
+        "anonymous and swapped memory of a clone's QEMU one second after its first answer",
+    ),
+    Kind(
+        OWN_IDLE_SMAPS,
+        "MB",
+        "the same instant: Private_Dirty and Private_Clean, so with pages of programs and files that nobody else maps",
+    ),
+    Kind(OWN_WORKED, "MB", f"of the same clone after it was forked and worked: {WORK}"),
+    Kind(
+        LAYER_IDLE,
+        "MB",
+        "what a freeze of that clone stores, of which nothing was asked but who it is; before it worked",
+    ),
+    Kind(LAYER_DEEP, "MB", f"the same for a clone at generation {DEEPEST}"),
+    Kind(COLD, "ms", "a new QEMU boots the same kernel and disk, up to the agent's first word"),
+    Kind(
+        LOADVM,
+        "ms",
+        "a new QEMU with -loadvm of the booted guest, ordinary memory, up to the agent's answer to a request",
+    ),
+    Kind(COPY_ALL, "ms", "as many bytes as the guest has memory, copied once into new memory"),
+    Kind(COPY_USED, "ms", "as many bytes as its image holds, which has no empty pages"),
+]
