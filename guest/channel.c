@@ -53,7 +53,7 @@ static uint8_t *queue_room(size_t length)
 	size_t queued = queue.end - queue.start;
 	if (queued + length > QUEUE_MOST)
 		return NULL;
-	if (queue.end + length > queue.room) {
+	if (queue.start && queue.end + length > queue.room) {
 		memmove(queue.bytes, queue.bytes + queue.start, queued);
 		queue.start = 0;
 		queue.end = queued;

@@ -94,21 +94,19 @@ void client_answer(struct client *client, int error, const char *message, json_t
 	json_decref(answer);
 }
 
-/* Makes room to read into. A line that is too long, or one too many long ones, is answered and ends it. */
+/* Makes room to read into: a line and its newline at most. Too many long ones at once are refused. */
 static bool make_room(struct client *client)
 {
 	if (client->in_length < client->in_room)
 		return true;
-	if (client->in_room > LINE_MOST) {
-		client_answer(client, EINVAL, "a request is at most 65536 bytes", NULL);
-	} else {
-		size_t room = client->in_room ? client->in_room * 2 : LINE_USUAL;
-		if (resize(&client->in, client->in_room, room > LINE_MOST ? LINE_MOST + 1 : room)) {
-			client->in_room = room > LINE_MOST ? LINE_MOST + 1 : room;
-			return true;
-		}
-		client_answer(client, EBUSY, "too many long requests at once", NULL);
+	size_t room = client->in_room ? client->in_room * 2 : LINE_USUAL;
+	if (room > LINE_MOST)
+		room = LINE_MOST + 1;
+	if (resize(&client->in, client->in_room, room)) {
+		client->in_room = room;
+		return true;
 	}
+	client_answer(client, EBUSY, "too many long requests at once", NULL);
 	client->ends = true;
 	return false;
 }
@@ -164,6 +162,10 @@ static void client_ready(struct source *source, uint32_t events)
 			return;
 		}
 		client->in_length += got > 0 ? (size_t)got : 0;
+		if (client->in_length > LINE_MOST && !memchr(client->in, '\n', client->in_length)) {
+			client_answer(client, EINVAL, "a request is at most 65536 bytes", NULL);
+			client->ends = true;
+		}
 	}
 	client_continue(client);
 }

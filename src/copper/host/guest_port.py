@@ -30,6 +30,9 @@ from copper.wire.frames import Frame, FrameReader
 UNSENT_MOST = 1 << 20  # bytes; a guest that reads no answers gets no further ones
 RESENT_BELOW = 65_536  # bytes not yet sent
 SEED_BYTES = 64
+# ends the frame that was being sent when the guest was frozen, and makes it unsound, should only its ending
+# zero be missing: no COBS ends with bytes that say that 254 follow
+SPOIL = b"\xff" * 8 + b"\0"
 
 OnHello = Callable[[messages.Hello], None]
 
@@ -123,8 +126,7 @@ class GuestPort:
         self._beginning = messages.pack(self._session, message)
         self._ready = self._loop.create_future()
         self._socket.drop_queue()
-        self._socket.send(b"\0")  # ends what was half sent
-        self._socket.send(self._beginning)
+        self._socket.send(SPOIL + self._beginning)
         try:
             async with asyncio.timeout(deadline):
                 return await self._ready

@@ -77,6 +77,8 @@ class FrameReader:
         frames = []
         *whole, rest = data.split(b"\0")
         for part in whole:
+            if not part and not self._held and not self._skipping:
+                continue  # zeros in a row, and quickly: there may be a flood of them
             self._hold(part)
             encoded, skipped = bytes(self._held), self._skipping
             self._held.clear()
