@@ -1,0 +1,28 @@
+"""`gc-vc`: virtual clusters."""
+
+from __future__ import annotations
+
+import click
+
+import copper
+from copper.cli.run import run
+from copper.cli.vc.boot import boot
+from copper.cli.vc.create import create
+from copper.cli.vc.delete import delete
+from copper.cli.vc.kill import kill
+from copper.cli.vc.list import list_
+from copper.cli.vc.show import show
+
+
+@click.group(name="gc-vc")
+@click.version_option(copper.__version__, message="%(prog)s %(version)s")
+def group() -> None:
+    """Virtual clusters: each is a master VM and all that is forked from it."""
+
+
+for verb in (create, boot, list_, show, kill, delete):
+    group.add_command(verb)
+
+
+def main() -> None:
+    run(group, "gc-vc")

@@ -1,0 +1,1 @@
+"""The verbs of `gc-host`: the machines that VMs run on."""

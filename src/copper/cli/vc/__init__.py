@@ -1,0 +1,1 @@
+"""The verbs of `gc-vc`: virtual clusters."""

@@ -1,0 +1,96 @@
+"""`gc-vm exec`: a command in a VM as if it ran here: its input, output, signals and exit status."""
+
+from __future__ import annotations
+
+import contextlib
+import collections
+import contextlib
+import os
+import signal
+from typing import Any
+
+import click
+
+from copper.cli import here
+from copper.cli.arguments import vm_argument
+from copper.cli.output import warn
+from copper.cli.terminal import raw_terminal, terminal_size
+from copper.model.errors import BadInput
+
+FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+LOST = 255  # the command began, and how it ended is not known
+
+
+@click.command(name="exec", context_settings={"allow_interspersed_args": False})
+@click.option("-t", "--tty", is_flag=True, help="Give the command a terminal, as a login has.")
+@vm_argument
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND …")
+def exec_(tty: bool, vm: str, command: tuple[str, ...]) -> int:
+    """Run COMMAND in VM. No network is needed.
+
+    Standard input, output and error are the command's. SIGINT, SIGTERM, SIGHUP and SIGQUIT are
+    passed on to it; the third of one kind ends the wait for it. In a loop that reads its own
+    input, give it < /dev/null.
+
+    \b
+    Exit status:
+      the command's own; 128 + N when signal N ended it
+      127  there is no such command in the VM; 126  it cannot be run
+      1-7  Copper could not start it: one line `gc-vm: …` says why
+      255  it began, and the connection to it was lost
+    """
+    argv = list(command[1:] if command[0] == "--" else command)
+    if not argv or not argv[0]:
+        raise BadInput("no command", advice="gc-vm exec VM -- COMMAND …")
+    if command[0] != "--" and argv[0].startswith("-"):
+        raise BadInput(f"{argv[0]!r} is no command", advice="options stand before the VM")
+    return _run(vm, argv, tty)
+
+
+def _run(vm: str, argv: list[str], tty: bool) -> int:
+    from copper.cli.upstream import Upstream
+    from copper.client.commands import STDIN, beginning, status_of
+    from copper.client.streams import Lost
+
+    with here.client().stream(vm, "exec") as stream:
+        stream.tell(beginning(argv, _terminal() if tty else None))
+        # until it has begun there is nothing to pass a signal on to: Ctrl-C just ends this
+        stream.receive()
+        counts: collections.Counter[int] = collections.Counter()
+
+        def on_data(data: bytes) -> bool:
+            return stream.send(STDIN + data) if data else stream.tell({"type": "eof"})
+
+        def on_signal(number: int) -> None:
+            counts[number] += 1
+            if number == signal.SIGWINCH:
+                rows, cols = terminal_size()
+                stream.tell({"type": "resize", "rows": rows, "cols": cols})
+            elif counts[number] >= PATIENCE:
+                stream.close()
+            else:
+                stream.tell({"type": "signal", "signal": number})
+
+        signals = [*FORWARDED, signal.SIGWINCH] if tty else FORWARDED
+        terminal = raw_terminal() if tty else contextlib.nullcontext(False)
+        status, why = LOST, ""
+        try:
+            with terminal, Upstream(on_data, on_signal).going(signals):
+                for message in stream.messages():
+                    if isinstance(message, bytes):
+                        put(message[1:], message[0])
+                    elif message.get("type") == "exit":
+                        status, why = status_of(message)
+        except Lost as error:
+            impatient = [number for number in FORWARDED if counts[number] >= PATIENCE]
+            if impatient:
+                return 128 + impatient[0]
+            why = error.message
+        if why:
+            warn("gc-vm", f"{argv[0]}: {why}")
+        return status
+
+
+def _terminal() -> dict[str, object]:
+    rows, cols = terminal_size()
+    return {"rows": rows, "cols": cols, "term": os.environ.get("TERM") or "dumb"}
