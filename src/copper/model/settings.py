@@ -46,6 +46,10 @@ class Settings:
         return self.state_dir / "vms"
 
     @property
+    def log_dir(self) -> Path:
+        return self.state_dir / "log"
+
+    @property
     def cache_dir(self) -> Path:
         return self.state_dir / "cache"
 
