@@ -30,7 +30,7 @@ def _image(accel: str, recipe: str) -> str:
             "COPPER_ACCEL": accel,
         }
     )
-    build_template(settings, recipe, recipe, progress=_Said())
+    build_template(settings, recipe, recipe, replace=True, progress=_Said())
     return recipe
 
 

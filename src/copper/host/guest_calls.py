@@ -19,10 +19,18 @@ log = logging.getLogger(__name__)
 
 
 class GuestCalls:
-    """Answers calls with `on_call`, through `send`; what a former session asked gets no answer."""
+    """Answers calls with `on_call`, through `send` when there is `room`.
 
-    def __init__(self, on_call: OnCall, send: Callable[[dict[str, Any]], None]) -> None:
-        self._on_call, self._send = on_call, send
+    What a former session asked gets no answer.
+    """
+
+    def __init__(
+        self,
+        on_call: OnCall,
+        send: Callable[[dict[str, Any]], None],
+        room: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._on_call, self._send, self._room = on_call, send, room
         self._running: dict[int, asyncio.Task[None]] = {}
         self._ending: set[asyncio.Task[None]] = set()
 
@@ -67,6 +75,7 @@ class GuestCalls:
         except Exception:  # a defect here must not leave the program waiting for ever
             log.exception("a guest's call failed: %s", call.verb)
             errno, message = errnos.EIO, f"{call.verb}: the host failed; its log says how"
+        await self._room()  # a guest that reads no answers gets no further ones
         if self._is_current(number):
             del self._running[number]
             try:

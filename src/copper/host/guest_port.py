@@ -27,7 +27,7 @@ from copper.model.errors import BadInput, Conflict, CopperError, TimedOut
 from copper.wire import frames, messages
 from copper.wire.frames import Frame, FrameReader
 
-UNSENT_MOST = 1 << 20  # bytes; a guest that reads no answers gets no further ones
+UNSENT_MOST = 1 << 20  # bytes; calls of a guest that reads nothing are dropped above it
 RESENT_BELOW = 65_536  # bytes not yet sent
 SEED_BYTES = 64
 # ends the frame that was being sent when the guest was frozen, and makes it unsound, should only its ending
@@ -70,7 +70,7 @@ class GuestPort:
         self._hello_came = asyncio.Event()
         self._streams: dict[int, Stream] = {}
         self._last_stream = secrets.randbits(31)  # not the number of a former host agent's stream
-        self._calls = GuestCalls(on_call, self.send)
+        self._calls = GuestCalls(on_call, self.send, self.room)
         self._pings: dict[int, asyncio.Future[None]] = {}
         self._last_ping = 0
         self._socket = GuestSocket(sock, self._received, self._lost)

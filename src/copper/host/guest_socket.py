@@ -51,8 +51,9 @@ class GuestSocket:
             self._roomy.clear()
 
     async def room(self) -> None:
-        """Waits until less than ROOM bytes are queued."""
-        await self._roomy.wait()
+        """Waits until at most ROOM bytes are queued: of all who wait, one after the other goes on."""
+        while not self._roomy.is_set():
+            await self._roomy.wait()
 
     def drop_queue(self) -> None:
         """Forgets what was not sent, though it may be the second half of a frame."""

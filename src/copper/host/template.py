@@ -12,6 +12,7 @@ from pathlib import Path
 
 from copper.host.console import Console
 from copper.host.guest_port import GuestPort
+from copper.host.vm import read_records
 from copper.image.build import builder, recipes
 from copper.image.build.built import Built
 from copper.image.build.progress import Progress
@@ -50,12 +51,14 @@ def build_template(
     memory_mib: int | None = None,
     cpus: int = 1,
     disk_mib: int | None = None,
+    replace: bool = False,
     progress: Progress,
 ) -> Manifest:
     """Builds, boots, freezes and stores an image; one that is there and made of the same is left as it is.
 
-    Raises BadInput, NotFound, Conflict (another image has this name), NoRoom or CopperError. What
-    fails leaves no image.
+    `replace`: an image of this name that is made of something else gives way at the end.
+    Raises BadInput, NotFound, Conflict (the name is another's, or in use), NoRoom or CopperError.
+    What fails leaves the images as they were.
     """
     check_name(name, "image")
     recipe = recipes.load(recipe_name)
@@ -88,9 +91,16 @@ def build_template(
         usable = found.needs == needs_of(qemu, verdict.accelerator) or not verdict.proven
         if found.recipe_digest == built.digest and found.shape == shape and usable:
             return found
-        raise Conflict(
-            f"image {name} exists and is another", advice=f"copper image delete {name} makes room"
-        )
+        if not replace:
+            raise Conflict(
+                f"image {name} exists and is made of something else",
+                advice="--replace makes it anew, copper image delete removes it",
+            )
+        users = [r.identity.name for r in read_records(settings.vms_dir) if r.template == name]
+        if users:
+            raise Conflict(
+                f"image {name} is in use by {', '.join(users[:5])}", advice="end them first"
+            )
     with store.claim(name) as folder:
         disk = folder / "disk.qcow2"
         with progress.step("copying the disk"):

@@ -176,6 +176,8 @@ class ImageStore:
             fresh.mkdir()
             try:
                 yield fresh
+                if (self.folder / name).exists():
+                    self.delete(name)
                 fresh.rename(self.folder / name)
             finally:
                 shutil.rmtree(fresh, ignore_errors=True)
