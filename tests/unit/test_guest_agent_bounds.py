@@ -134,7 +134,7 @@ async def test_200_calls_at_once_reach_the_host_and_come_back(guest: Guest) -> N
 
     await guest.session(on_call=on_call)
     clients = await asyncio.gather(*(Client.of(guest) for _ in range(200)))
-    lines = [b'{"verb": "kill", "args": {"x": "%d%s"}}' % (n, b"." * 9000) for n in range(200)]
+    lines = [b'{"verb": "kill", "args": {"x": "%d%s"}}' % (n, b"." * 4000) for n in range(200)]
     answers = await asyncio.gather(
         *(client.ask(line) for client, line in zip(clients, lines, strict=True))
     )
