@@ -99,7 +99,7 @@ def _log_dir() -> Path | None:
     from copper.model.settings import from_environment
 
     try:
-        return from_environment().state_dir / "log"
+        return from_environment().log_dir
     except CopperError:
         return None
 

@@ -1,4 +1,4 @@
-"""`gc-host stat`: what a host has and what of it is in use, in the form that scripts know."""
+"""`gc-host stat`: how full a host is, in the lines that existing scripts read."""
 
 from __future__ import annotations
 
@@ -7,54 +7,62 @@ from typing import Any
 import click
 
 from copper.cli import here
-from copper.cli.listing import format_option, list_rows
 from copper.cli.host.list import COLUMNS
+from copper.cli.listing import format_option, show_row
 from copper.cli.output import say
+from copper.model.errors import BadInput
 
-WIDTH = len("Available Named Storage")
 MIB = 1 << 20
-
-
-@click.command()
-@click.argument("host")
-@format_option
-def stat(host: str, form: str) -> None:
-    """Show what HOST has and what of it is in use."""
-    from urllib.parse import quote
-
-    client = here.client()
-    facts = client.call("GET", f"/v1/hosts/{quote(host, safe='')}")
-    if form != "table":
-        list_rows([facts], COLUMNS, form)
-        return
-    statuses = client.call("GET", "/host/v1/vms")
-    for label, value in _lines(facts, statuses):
-        say(f"{label:>{WIDTH}} {value}")
-
-
-def _lines(facts: dict[str, Any], statuses: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    cpus = sum(status["shape"]["cpus"] for status in statuses)
-    memory = sum(status["shape"]["memory_mib"] for status in statuses)
-    total = facts["memory_bytes"] // MIB
-    disk = facts["disk_bytes"] // MIB
-    used = disk - facts["disk_free_bytes"] // MIB
-    return [
-        ("CPU(s)", f"{cpus} of {facts['cpus']} ({_percent(cpus, facts['cpus'])})"),
-        ("RAM", f"{memory} of {total} ({_percent(memory, total)})"),
-        ("Local disk", f"{used} of {disk} MB ({_percent(used, disk)})"),
-        *((label, "[]") for label in _LISTS),
-    ]
-
-
-def _percent(part: int, whole: int) -> str:
-    return f"{round(100 * part / whole) if whole else 0}%"
-
-
-_LISTS = (
+MB = 1_000_000
+# Copper gives its VMs none of these, so there are none; scripts ask for the lines
+NONE = [
     "Available Named Storage",
     "Used Named Storage",
     "Available PCI Devices",
     "Used PCI Devices",
     "Available Networks",
     "Available Tags",
-)
+]
+
+
+@click.command()
+@click.argument("host")
+@format_option
+def stat(host: str, form: str) -> None:
+    """Show how much of HOST is in use, of how much it has.
+
+    Processors and memory (MiB) in use are what its VMs were made with, which can be more than all:
+    clones share what they have not changed.
+    """
+    from urllib.parse import quote
+
+    if not host or len(host) > 253 or "/" in host:
+        raise BadInput(f"{host[:60]!r} is not a host", advice="gc-host list names them")
+    client = here.client()
+    facts = client.call("GET", f"/v1/hosts/{quote(host, safe='')}")
+    if form != "table":
+        show_row(facts, COLUMNS, form)
+        return
+    lines = [
+        *_shares(facts, client.call("GET", "/host/v1/vms")),
+        *((label, "[]") for label in NONE),
+    ]
+    width = max(len(label) for label, _ in lines)
+    for label, value in lines:
+        say(f"{label:>{width}} {value}")
+
+
+def _shares(facts: dict[str, Any], vms: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    cpus = sum(vm["shape"]["cpus"] for vm in vms)
+    memory = sum(vm["shape"]["memory_mib"] for vm in vms)
+    disk = facts["disk_bytes"] // MB
+    used = disk - facts["disk_free_bytes"] // MB
+    return [
+        ("CPU(s)", _share(cpus, facts["cpus"])),
+        ("RAM", _share(memory, facts["memory_bytes"] // MIB)),
+        ("Local disk", _share(used, disk, " MB")),
+    ]
+
+
+def _share(used: int, whole: int, unit: str = "") -> str:
+    return f"{used} of {whole}{unit} ({used * 100 // whole if whole else 0}%)"

@@ -16,6 +16,7 @@ from copper.cli.steps import Steps
 @memory_option
 @cpus_option
 @click.option("--disk", "disk_mib", type=DISK, help="Size of the disk, MiB.")
+@click.option("--replace", is_flag=True, help="An image of this name gives way at the end.")
 def build(
     name: str,
     recipe: str,
@@ -23,6 +24,7 @@ def build(
     memory_mib: int | None,
     cpus: int | None,
     disk_mib: int | None,
+    replace: bool,
 ) -> None:
     """Build image NAME: install, boot once to a ready agent and a quiet machine, freeze, store.
 
@@ -39,5 +41,6 @@ def build(
         memory_mib=memory_mib,
         cpus=cpus or 1,
         disk_mib=disk_mib,
+        replace=replace,
         progress=steps,
     )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import sys
+import os
+import signal
+from typing import Any
 
 import click
 
 from copper.cli import here
 from copper.cli.arguments import vm_argument
-from copper.cli.output import note, put
+from copper.cli.output import note
 from copper.cli.terminal import raw_terminal
 
 LEAVE = b"\x1d"  # Ctrl-]
@@ -17,37 +19,42 @@ LEAVE = b"\x1d"  # Ctrl-]
 @click.command()
 @vm_argument
 def console(vm: str) -> None:
-    """Speak to VM's serial line; Ctrl-] leaves, and the VM runs on.
+    """Speak to VM's serial line; Ctrl-] leaves, and VM runs on.
 
-    What the line showed lately is shown first. Without a terminal, standard input is typed as it is; its end leaves.
+    What the line showed lately is shown first. Without a terminal, standard input is typed as it
+    is, and its end leaves the line open: it is shown until VM ends or a signal comes.
     """
-    from copper.cli.upstream import Upstream
+    from copper.cli.duplex import Duplex, Impatient, Signals
     from copper.client.streams import Lost
 
+    def on_input(data: bytes) -> bool:
+        typed, key, _ = data.partition(LEAVE)
+        going = stream.send(typed) if typed else True
+        if key:
+            duplex.stop()
+        return going
+
+    def on_signal(_number: int) -> None:
+        duplex.stop()
+
+    def on_message(message: bytes | dict[str, Any]) -> tuple[int, bytes] | bool:
+        return (1, message) if isinstance(message, bytes) else False
+
+    signals = Signals((signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT))
     with here.client().stream(vm, "console") as stream:
-        left = False
-
-        def on_data(data: bytes) -> bool:
-            nonlocal left
-            typed, leave, _ = data.partition(LEAVE)
-            if typed and not stream.send(typed):
-                return False
-            if leave or not data:
-                left = True
-                stream.close()
-                return False
-            return True
-
-        if sys.stdin.isatty():
-            note(f"the serial line of {vm}; Ctrl-] leaves")
+        duplex = Duplex(
+            stream, signals, on_input=on_input, on_signal=on_signal, on_message=on_message
+        )
+        seen = os.isatty(0) and os.isatty(2)
+        if seen:
+            note(f"[the serial line of {vm}: Ctrl-] leaves]")
+        ended = False
         try:
-            with raw_terminal(), Upstream(on_data, lambda _: None).going([]):
-                while True:
-                    message = stream.receive()
-                    if isinstance(message, bytes):
-                        put(message)
+            with signals.taken(), raw_terminal():
+                duplex.serve()
+        except Impatient:
+            pass
         except Lost:
-            if not left:
-                note(f"{vm} has ended")
-        if sys.stdin.isatty():
-            note("")
+            ended = True  # the line is over when the VM is
+        if seen:
+            note(f"\n[{vm} has ended]" if ended else "\n[left]")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import collections
-import contextlib
 import os
 import signal
 from typing import Any
@@ -48,47 +46,51 @@ def exec_(tty: bool, vm: str, command: tuple[str, ...]) -> int:
 
 
 def _run(vm: str, argv: list[str], tty: bool) -> int:
-    from copper.cli.upstream import Upstream
-    from copper.client.commands import STDIN, beginning, status_of
+    from copper.cli.duplex import Duplex, Impatient, Signals
+    from copper.client.commands import STDERR, STDIN, STDOUT, beginning, status_of
     from copper.client.streams import Lost
+
+    status = 0
+    why = ""
+
+    def on_input(data: bytes) -> bool:
+        return stream.send(STDIN + data) if data else stream.tell({"type": "eof"})
+
+    def on_signal(number: int) -> None:
+        if number == signal.SIGWINCH:
+            rows, cols = terminal_size()
+            stream.tell({"type": "resize", "rows": rows, "cols": cols})
+        else:
+            stream.tell({"type": "signal", "signal": number})
+
+    def on_message(message: bytes | dict[str, Any]) -> tuple[int, bytes] | bool:
+        nonlocal status, why
+        if isinstance(message, bytes):
+            return {STDOUT: 1, STDERR: 2}[message[0]], message[1:]
+        if message.get("type") != "exit":
+            return False
+        status, why = status_of(message)
+        return True
 
     with here.client().stream(vm, "exec") as stream:
         stream.tell(beginning(argv, _terminal() if tty else None))
         # until it has begun there is nothing to pass a signal on to: Ctrl-C just ends this
         stream.receive()
-        counts: collections.Counter[int] = collections.Counter()
-
-        def on_data(data: bytes) -> bool:
-            return stream.send(STDIN + data) if data else stream.tell({"type": "eof"})
-
-        def on_signal(number: int) -> None:
-            counts[number] += 1
-            if number == signal.SIGWINCH:
-                rows, cols = terminal_size()
-                stream.tell({"type": "resize", "rows": rows, "cols": cols})
-            elif counts[number] >= PATIENCE:
-                stream.close()
-            else:
-                stream.tell({"type": "signal", "signal": number})
-
-        signals = [*FORWARDED, signal.SIGWINCH] if tty else FORWARDED
-        terminal = raw_terminal() if tty else contextlib.nullcontext(False)
-        status, why = LOST, ""
+        signals = Signals((*FORWARDED, signal.SIGWINCH) if tty else FORWARDED)
+        duplex = Duplex(
+            stream, signals, on_input=on_input, on_signal=on_signal, on_message=on_message
+        )
         try:
-            with terminal, Upstream(on_data, on_signal).going(signals):
-                for message in stream.messages():
-                    if isinstance(message, bytes):
-                        put(message[1:], message[0])
-                    elif message.get("type") == "exit":
-                        status, why = status_of(message)
-        except Lost as error:
-            impatient = [number for number in FORWARDED if counts[number] >= PATIENCE]
-            if impatient:
-                return 128 + impatient[0]
-            why = error.message
-        if why:
-            warn("gc-vm", f"{argv[0]}: {why}")
-        return status
+            with signals.taken(), raw_terminal() if tty else contextlib.nullcontext():
+                duplex.serve()
+        except Impatient as impatient:
+            status = 128 + impatient.number
+            why = "no longer waiting for it, and it may still run"
+        except Lost as lost:
+            status, why = LOST, lost.message
+    if why:
+        warn("gc-vm", f"{argv[0]}: {why}")
+    return status
 
 
 def _terminal() -> dict[str, object]:

@@ -8,34 +8,37 @@ import click
 
 from copper.cli import here
 from copper.cli.arguments import vm_argument
-from copper.cli.output import warn
-from copper.model.errors import BadInput, CopperError, PartlyDone
+from copper.model.errors import BadInput
 
 
 @click.command()
 @vm_argument
-@click.argument("paths", nargs=-1, required=True, metavar="FILE… DEST")
-def push(vm: str, paths: tuple[str, ...]) -> None:
-    """Copy files into VM, with their modes and times: to the path DEST, or into DEST when it is a folder.
+@click.argument("files", nargs=-1, required=True, metavar="FILE…")
+@click.argument("destination", metavar="DEST")
+def push(vm: str, files: tuple[str, ...], destination: str) -> None:
+    """Copy FILEs into VM, with their mode and time. No network is needed.
 
-    A file appears whole or not at all. No network is needed.
+    DEST is a folder in VM, or for one FILE the path that it gets there. A file appears whole or
+    not at all. For a folder: tar c FOLDER | gc-vm exec VM -- tar x -C DEST
     """
-    *files, destination = paths
-    if not files:
-        raise BadInput("a file and a destination are needed", advice="gc-vm push VM FILE… DEST")
-    if len(files) > 1 and not destination.endswith("/"):
-        destination += "/"  # several files go into a folder, which must be there
+    from copper.cli.vm.transfer import each
+    from copper.client.files import check_file
+
+    check_path(destination)
+    paths = [Path(file) for file in files]
+    for path in paths:
+        check_file(path)  # all of them, before the first is sent
+    folder = len(paths) > 1 or destination.endswith("/")
     client = here.client()
-    failed: list[CopperError] = []
-    for file in files:
-        try:
-            client.push(vm, Path(file), destination)
-        except CopperError as error:
-            if len(files) == 1:
-                raise
-            warn("gc-vm", str(error))
-            failed.append(error)
-    if len(failed) == len(files):
-        raise failed[-1]
-    if failed:
-        raise PartlyDone(f"{len(failed)} of {len(files)} files were not copied")
+
+    def send(path: Path) -> None:
+        # below a path that is no folder nothing can be made, so the guest itself refuses it
+        client.push(vm, path, f"{destination.rstrip('/')}/{path.name}" if folder else destination)
+
+    each(paths, send)
+
+
+def check_path(path: str) -> None:
+    """Raises BadInput for what cannot be a path in a VM."""
+    if not path or "\0" in path or len(path.encode(errors="replace")) > 4095:
+        raise BadInput(f"{path[:60]!r} is not a path in a VM", advice="expected 1 to 4095 bytes")
