@@ -49,8 +49,8 @@ def main(
     """Runs the bench, prints its report, and writes bench.json and bench.png into `out`.
 
     `micro` is measured at each of `sizes` (MiB), other recipes at their own. `quick`: few rounds with
-    the smallest guest. Returns 0, or 1 when something of Copper's own could not be measured. Raises BadInput and whatever
-    keeps a run from beginning. Nothing that it started is left, however it ends.
+    the smallest guest. Returns 0, or 1 when something of Copper's own could not be measured. Raises
+    BadInput and whatever keeps a run from beginning. Nothing that it started is left, however it ends.
     """
     settings = settings or from_environment()
     runs = runs if runs is not None else QUICK_RUNS if quick else RUNS

@@ -9,6 +9,7 @@ from typing import Any
 from copper.bench import kinds
 from copper.bench.results import Results
 from copper.bench.stats import Guest, Load
+from copper.bench.table import number
 
 IDLE, BUSY, PEER, FLOOR = "#2a6f97", "#e07a1f", "#8a8a8a", "#c9c9c9"
 LIMIT: dict[str, Any] = {"color": "#b00020", "linestyle": "--", "linewidth": 1}
@@ -21,7 +22,7 @@ def draw(results: Results, path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(2, 2, figsize=(14, 10), constrained_layout=True)
+    figure, axes = plt.subplots(2, 2, figsize=(18, 11), constrained_layout=True)
     _times(axes[0][0], results)
     _pauses(axes[0][1], results)
     _generations(axes[1][0], results)
@@ -54,12 +55,13 @@ def _bars(
             whisker = [[0], [max(0.0, summary.p95 - summary.p50)]]
             axis.errorbar(x, summary.p50, yerr=whisker, color="black", linewidth=0.8, capsize=2)
             axis.annotate(
-                f"{summary.p50:.3g}",
+                number(summary.p50),
                 (x, max(summary.p95, summary.p50)),
                 ha="center",
                 va="bottom",
-                fontsize=6.5,
-                xytext=(0, 2),
+                rotation=90 if len(rows) * len(groups) > 12 else 0,
+                fontsize=7,
+                xytext=(0, 3),
                 textcoords="offset points",
             )
     axis.set_xticks(range(len(groups)), [label for _, label in groups])
@@ -90,6 +92,7 @@ def _times(axis: Any, results: Results) -> None:
         ],
     )
     axis.set_yscale("log")
+    axis.set_ylim(bottom=10)
     axis.axhline(150, **LIMIT)
     axis.set_title("to a guest that answers, ms (log); line: 150 ms")
 

@@ -51,11 +51,11 @@ def _head(results: Results) -> str:
     machine = results.machine
     title = f"copper bench fork: {results.rounds} rounds in {results.seconds / 60:.0f} min"
     processor = f"{machine['processors']} processors ({machine['processor']})"
+    memory = f"{machine['memory_mib']} MiB, Linux {machine['kernel']}"
     before, after = _averages(results.load_before), _averages(results.load_after)
     lines = [
         f"{title}, all kinds interleaved; p50, p95 and worst of n",
-        f"  QEMU {machine['qemu']} ({machine['accelerator']}), {processor},"
-        + f" {machine['memory_mib']} MiB, Linux {machine['kernel']}",
+        f"  QEMU {machine['qemu']} ({machine['accelerator']}), {processor}, {memory}",
         f"  load average before {before}, after {after}",
         f"  {kinds.BUSY}",
     ]

@@ -1,0 +1,96 @@
+"""The bench itself, with the smallest guest and one round: that it measures all that it names, and leaves nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from copper.bench import kinds
+from copper.bench.fork import main
+from copper.model.settings import Settings, from_environment
+from tests.vm.machinery import images_folder
+
+RUN = (
+    "from pathlib import Path; from copper.bench.fork import main; main(quick=True, out=Path({!r}))"
+)
+
+
+@pytest.fixture
+def settings(accel: str) -> Settings:
+    """Shares the build cache of all tests, and the bench's templates from an earlier run."""
+    return from_environment({"COPPER_STATE_DIR": str(images_folder()), "COPPER_ACCEL": accel})
+
+
+def left_behind(settings: Settings) -> list[str]:
+    """Folders of runs, and QEMU processes with the name of a guest of the bench."""
+    left = [str(path) for path in (settings.cache_dir / "bench").glob("run-*")]
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            argv = (entry / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"bench-micro-256" in argv:
+            left.append(f"process {entry.name}")
+    return left
+
+
+@pytest.mark.timeout(240)
+def test_a_quick_run_measures_everything(
+    settings: Settings, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(quick=True, runs=1, out=tmp_path, settings=settings) == 0
+    printed = capfd.readouterr().out
+    assert "to reach" in printed
+    written = json.loads((tmp_path / "bench.json").read_text())
+    assert written["missing"] == []
+    assert (written["rounds"], written["ended"]) == (1, "")
+    counted = {(one["load"], one["kind"]): one["n"] for one in written["series"]}
+    assert set(counted.values()) == {1}
+    not_busy = {
+        *(kinds.BOOT, kinds.OWN_WORKED, kinds.LAYER_IDLE, kinds.LAYER_DEEP),
+        *(kind.name for kind in kinds.generations()),
+    }
+    wanted = {("-", peer) for peer in kinds.PEERS}
+    for kind in [*kinds.KINDS, *kinds.generations()]:
+        if kind.name not in kinds.PEERS:
+            wanted.add(("idle", kind.name))
+            if kind.name not in not_busy:
+                wanted.add(("busy", kind.name))
+    assert set(counted) == wanted
+    assert all(value > 0 for one in written["series"] for value in one["samples"])
+    assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
+    assert left_behind(settings) == []
+
+
+@pytest.mark.timeout(240)
+def test_an_interrupted_run_leaves_nothing(settings: Settings, tmp_path: Path) -> None:
+    environment = {
+        **os.environ,
+        "COPPER_STATE_DIR": str(settings.state_dir),
+        "COPPER_ACCEL": settings.accel,
+    }
+    run = subprocess.Popen(
+        [sys.executable, "-c", RUN.format(str(tmp_path))],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert run.stderr is not None
+        said = ""
+        while not said.startswith("round 1"):
+            said = run.stderr.readline()
+            assert said, "it ended before its first round"
+        run.send_signal(signal.SIGINT)
+        run.communicate(timeout=60)
+        assert run.returncode != 0
+    finally:
+        run.kill()
+        run.wait()
+    assert left_behind(settings) == []
