@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from copper.client import Client
+from typing import TYPE_CHECKING
+
 from copper.model.settings import Settings, from_environment
+
+if TYPE_CHECKING:
+    from copper.client import Client
 
 
 def settings() -> Settings:
@@ -12,4 +16,6 @@ def settings() -> Settings:
 
 
 def client() -> Client:
+    from copper.client import Client
+
     return Client(settings())
