@@ -23,7 +23,8 @@ from copper.client.streams import Stream
 from copper.model.errors import CopperError, TimedOut
 from copper.model.names import vm_name
 
-DEADLINE_S = 120.0
+DEADLINE_S = 60.0
+GLANCE_S = 0.2  # so often is looked whether something is still worth waiting for
 LOOP = 'while read -r line; do eval "$line" || echo "failed: $?"; done'
 BUSY_MIB, WORK_MIB = 8, 16
 # `went` appears after the first time around
@@ -51,6 +52,7 @@ class Shell:
         self._stream = stream
         self._said = b""
         self._errors = b""
+        self._given_up = False
 
     def ask(self, line: str) -> str:
         """One line to the shell, one line back. Raises CopperError with what it says went wrong, TimedOut."""
@@ -60,17 +62,20 @@ class Shell:
     def tell(self, line: str) -> None:
         self._stream.send(STDIN + line.encode() + b"\n")
 
-    def close(self) -> None:
-        self._stream.close()
+    def give_up(self) -> None:
+        """Whoever listens, in another thread, does not wait any longer."""
+        self._given_up = True
 
     def listen(self) -> str:
         """The next line that it prints."""
         deadline = time.monotonic() + DEADLINE_S
         while b"\n" not in self._said:
             try:
-                message = self._stream.receive(max(0.0, deadline - time.monotonic()))
+                message = self._stream.receive(GLANCE_S)
             except TimeoutError:
-                raise TimedOut(f"no answer from {self.vm} within {DEADLINE_S:g} s") from None
+                if self._given_up or time.monotonic() > deadline:
+                    raise TimedOut(f"no answer from {self.vm} within {DEADLINE_S:g} s") from None
+                continue
             if isinstance(message, dict):
                 if message.get("type") == "exit":
                     raise CopperError(f"the shell in {self.vm} ended: {status_of(message)}")
@@ -112,7 +117,7 @@ def fork(place: Place, shell: Shell, count: int) -> Forked:
     first = place.client.cluster(cluster).next_vmid
     names = [vm_name(cluster, first + number) for number in range(count)]
     with (
-        _identities(place.settings.vms_dir, names) as arrivals,
+        identities(place.settings.vms_dir, names) as arrivals,
         concurrent.futures.ThreadPoolExecutor(count + 1) as pool,
     ):
         start = time.perf_counter()
@@ -127,7 +132,7 @@ def fork(place: Place, shell: Shell, count: int) -> Forked:
             last = [answers[name].result() for name in names]
             returned = caller.result()
         except BaseException:
-            shell.close()  # whoever listens to it does not wait any longer
+            shell.give_up()
             raise
 
     def since(at: float) -> float:
@@ -155,10 +160,17 @@ def answered(place: Place, name: str) -> float:
     at = 0.0
     with place.client.stream(name, "pull") as stream:
         stream.tell({"path": "/run/gridcentric/identity"})
-        for message in stream.messages():
+        ended = False
+        while not ended:
+            try:
+                message = stream.receive(DEADLINE_S)
+            except TimeoutError:
+                raise TimedOut(f"no answer from {name} within {DEADLINE_S:g} s") from None
             if isinstance(message, bytes):
                 text += message
                 at = time.perf_counter()
+            else:
+                ended = message.get("type") == "exit"
     try:
         vmid = json.loads(text)["vmid"]
     except (ValueError, KeyError, TypeError):
@@ -168,7 +180,7 @@ def answered(place: Place, name: str) -> float:
     return at
 
 
-class _Identities:
+class Identities:
     """Tells when VMs have taken their identity, by what the host agent then writes down of them.
 
     Looking on, instead of asking again and again, takes nothing from what is measured.
@@ -183,7 +195,7 @@ class _Identities:
         """Each VM's name and instant, as they come. Raises what `caller` raised, or TimedOut."""
         deadline = time.monotonic() + DEADLINE_S
         while self._awaited:
-            if not select.select([self._fd], [], [], 0.2)[0]:
+            if not select.select([self._fd], [], [], GLANCE_S)[0]:
                 if caller.done() and caller.exception() is not None:
                     caller.result()
                 if time.monotonic() > deadline:
@@ -216,7 +228,8 @@ class _Identities:
 
 
 @contextmanager
-def _identities(folder: Path, names: list[str]) -> Iterator[_Identities]:
+def identities(folder: Path, names: list[str]) -> Iterator[Identities]:
+    """Looks on from now until the end of the block. `folder` is where the host agent has its VMs' records."""
     libc = ctypes.CDLL(None, use_errno=True)
     fd = libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
     if fd < 0:
@@ -224,6 +237,6 @@ def _identities(folder: Path, names: list[str]) -> Iterator[_Identities]:
     try:
         if libc.inotify_add_watch(fd, os.fsencode(folder), _IN_MOVED_TO) < 0:
             raise OSError(ctypes.get_errno(), "inotify", str(folder))
-        yield _Identities(fd, folder, names)
+        yield Identities(fd, folder, names)
     finally:
         os.close(fd)

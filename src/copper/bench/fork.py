@@ -23,7 +23,7 @@ from copper.bench.results import Results
 from copper.bench.session import Session
 from copper.bench.stats import Guest, Load, Samples
 from copper.bench.table import report
-from copper.image.build import recipes
+from copper.image.build import recipes as recipe_files
 from copper.model.errors import BadInput, CopperError
 from copper.model.settings import Settings, from_environment
 from copper.vmm.capabilities import probe_qemu
@@ -42,7 +42,7 @@ def main(
     runs: int | None = None,
     sizes: Sequence[int] | None = None,
     out: Path | None = None,
-    recipe_names: Sequence[str] | None = None,
+    recipes: Sequence[str] | None = None,
     quick: bool = False,
     settings: Settings | None = None,
 ) -> int:
@@ -57,14 +57,14 @@ def main(
     if runs < 1:
         raise BadInput(f"--runs {runs}", advice="expected 1 or more")
     sizes = sorted(set(sizes or (SIZES[:1] if quick else SIZES)))
-    recipe_names = list(recipe_names or (RECIPES[:1] if quick else RECIPES))
+    recipes = list(recipes or (RECIPES[:1] if quick else RECIPES))
     out = out or Path("bench")
     out.mkdir(parents=True, exist_ok=True)
-    guests = _guests(sizes, recipe_names)
+    guests = _guests(sizes, recipes)
     results = Results(
         runs=runs,
         sizes=list(sizes),
-        recipes=recipe_names,
+        recipes=recipes,
         machine=machine.facts(settings, probe_qemu(settings)),
         started=time.time(),
         load_before=machine.load_average(),
@@ -80,16 +80,16 @@ def main(
     finally:
         results.seconds = time.time() - results.started
         results.load_after = machine.load_average()
-        if results.rounds or results.samples.missing:
+        if results.samples.guests:
             _show(results, out, progress)
     ours = [lack for lack in results.samples.missing if lack.kind not in kinds.PEERS]
     return 1 if ours or results.ended else 0
 
 
-def _guests(sizes: Sequence[int], recipe_names: Sequence[str]) -> list[Guest]:
+def _guests(sizes: Sequence[int], recipes: Sequence[str]) -> list[Guest]:
     guests = []
-    for name in recipe_names:
-        own = recipes.load(name).memory_mib
+    for name in recipes:
+        own = recipe_files.load(name).memory_mib
         guests += [Guest(name, size) for size in (sizes if name == "micro" else [own])]
     return guests
 
@@ -155,10 +155,7 @@ def _round(
         (kinds.COPY_ALL, template.manifest.shape.memory_bytes),
         (kinds.COPY_USED, template.manifest.memory_bytes),
     ):
-        try:
-            samples.add(guest, "-", kind, floor.copy_ms(size))
-        except CopperError as error:
-            samples.lacks(guest, "-", kind, str(error))
+        samples.add(guest, "-", kind, floor.copy_ms(size))
 
 
 def _by_size(guest: Guest) -> tuple[bool, int]:

@@ -137,6 +137,12 @@ KINDS = [
         "ms",
         "a new QEMU with -loadvm of the booted guest, ordinary memory, up to the agent's answer to a request",
     ),
-    Kind(COPY_ALL, "ms", "as many bytes as the guest has memory, copied once into new memory"),
-    Kind(COPY_USED, "ms", "as many bytes as its image holds, which has no empty pages"),
+    Kind(
+        COPY_ALL,
+        "ms",
+        "as many bytes as the guest has memory, copied once, from and to memory that is there already",
+    ),
+    Kind(
+        COPY_USED, "ms", "the same with as many bytes as its image holds, which has no empty pages"
+    ),
 ]

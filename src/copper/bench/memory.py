@@ -9,7 +9,7 @@ from pathlib import Path
 
 from copper.model.errors import CopperError, NoRoom
 
-SOURCE_BYTES = 256 << 20  # larger than any processor's cache, smaller than what is copied
+BLOCK_BYTES = 256 << 20  # larger than the caches of most processors
 MB = 1e6
 
 
@@ -24,29 +24,29 @@ def private_mb(pid: int) -> float:
 
 
 class Floor:
-    """Copies memory once, into memory that is new, as a fork that copies would. `close` gives it back."""
+    """Copies memory between two blocks that are there already: less than any fork that copies would take.
+
+    `close` gives them back.
+    """
 
     def __init__(self) -> None:
-        self._source = mmap.mmap(-1, SOURCE_BYTES)
-        for at in range(0, SOURCE_BYTES, mmap.PAGESIZE):
-            self._source[at] = 1
+        """Raises NoRoom."""
+        try:
+            self._source, self._target = mmap.mmap(-1, BLOCK_BYTES), mmap.mmap(-1, BLOCK_BYTES)
+        except OSError as error:
+            raise NoRoom(f"no memory to measure copying with: {error.strerror}") from error
+        for at in range(0, BLOCK_BYTES, mmap.PAGESIZE):
+            self._source[at] = self._target[at] = 1
 
     def close(self) -> None:
         self._source.close()
+        self._target.close()
 
     def copy_ms(self, size: int) -> float:
-        """Milliseconds that `size` bytes take. Raises NoRoom when they do not fit."""
-        if size + (256 << 20) > _available():
-            raise NoRoom(f"no memory to copy {size >> 20} MiB into")
-        with memoryview(self._source) as source, mmap.mmap(-1, size) as new:
-            with memoryview(new) as target:
-                started = time.perf_counter()
-                for at in range(0, size, SOURCE_BYTES):
-                    length = min(SOURCE_BYTES, size - at)
-                    target[at : at + length] = source[:length]
-                return (time.perf_counter() - started) * 1000
-
-
-def _available() -> int:
-    with Path("/proc/meminfo").open() as meminfo:
-        return next(int(line.split()[1]) for line in meminfo if line.startswith("MemAvail")) << 10
+        """Milliseconds that `size` bytes take."""
+        with memoryview(self._source) as source, memoryview(self._target) as target:
+            started = time.perf_counter()
+            for at in range(0, size, BLOCK_BYTES):
+                length = min(BLOCK_BYTES, size - at)
+                target[:length] = source[:length]
+            return (time.perf_counter() - started) * 1000

@@ -42,9 +42,13 @@ def _bars(
     results: Results,
     groups: Sequence[tuple[Guest, str]],
     rows: Sequence[tuple[str, Load, str, str]],
+    *,
+    log: bool = False,
 ) -> None:
     """Groups of bars, a group for each guest, a bar for each row: (label, load, kind, colour)."""
     width = 0.8 / len(rows)
+    if log:
+        axis.set_yscale("log")
     for index, (label, load, kind, colour) in enumerate(rows):
         for at, (guest, _) in enumerate(groups):
             summary = results.samples.get(guest, load, kind)
@@ -69,7 +73,12 @@ def _bars(
     handles, labels = axis.get_legend_handles_labels()
     once = dict(zip(labels, handles, strict=True))
     if once:
-        axis.legend(once.values(), once.keys(), fontsize=8, frameon=False)
+        low, high = axis.get_ylim()
+        room = 6 if log else 1.25  # above the bars
+        axis.set_ylim(10 if log else low, high * room)
+        axis.legend(
+            once.values(), once.keys(), fontsize=8, frameon=False, loc="upper left", ncols=4
+        )
 
 
 def _groups(results: Results) -> list[tuple[Guest, str]]:
@@ -90,9 +99,8 @@ def _times(axis: Any, results: Results) -> None:
             ("cold boot", "-", kinds.COLD, "#4a4a4a"),
             ("copy all memory", "-", kinds.COPY_ALL, FLOOR),
         ],
+        log=True,
     )
-    axis.set_yscale("log")
-    axis.set_ylim(bottom=10)
     axis.axhline(150, **LIMIT)
     axis.set_title("to a guest that answers, ms (log); line: 150 ms")
 
