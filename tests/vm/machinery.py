@@ -167,7 +167,8 @@ def a_copper(accel: str, **variables: str) -> Iterator[Copper]:
         for cluster in copper.client.clusters():
             copper.client.kill(cluster.name)
         copper.stop()
-        assert copper.leftovers() == [], copper.log.read_text()[-3000:]
+        left = copper.leftovers()
+        assert left == [], left
     except BaseException:
         if copper.log.exists():
             print(copper.log.read_text()[-6000:])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import logging
 from collections.abc import Sequence
 
 from copper.controller.hosts import Host
 from copper.controller.state import LIVE, ClusterDoc, State, cluster_key, now, shown, vm_key
-from copper.model.api import Cluster, NewCluster, ThawOrder, Vm, VmEnded
+from copper.model.api import Cluster, Frozen, NewCluster, ThawOrder, Vm, VmEnded, VmStatus
 from copper.model.errors import BadInput, Conflict, CopperError, NoRoom, NotFound
 from copper.model.machine import Identity, address_of
 from copper.model.names import check_name, vm_name
@@ -27,6 +28,7 @@ class Clusters:
         self._host = host
         self._host_name = host_name
         self._ending: set[str] = set()
+        self._forks: dict[str, set[asyncio.Task[list[Vm]]]] = collections.defaultdict(set)
 
     async def create(self, new: NewCluster) -> Cluster:
         """Raises BadInput, NotFound (image) or Conflict (the name exists)."""
@@ -123,7 +125,22 @@ class Clusters:
         )
 
     async def clone(self, caller: Vm, count: int, call: int) -> list[Vm]:
-        """Forks a VM into `count` more, all or none. Raises NoRoom or what went wrong; nothing is left then."""
+        """Forks a VM into `count` more, all or none. Raises NoRoom or what went wrong; nothing is left then.
+
+        A caller that goes away changes nothing: the fork was asked for.
+        """
+        fork = asyncio.create_task(self._clone(caller, count, call))
+        forks = self._forks[caller.cluster]
+        forks.add(fork)
+        fork.add_done_callback(forks.discard)
+        try:
+            return await asyncio.shield(fork)
+        except asyncio.CancelledError:
+            if fork.cancelled():
+                raise Conflict(f"virtual cluster {caller.cluster!r} was killed") from None
+            raise
+
+    async def _clone(self, caller: Vm, count: int, call: int) -> list[Vm]:
         free = (await self._host.facts()).free_bytes
         if count * EXPECTED_OWN_BYTES > free:
             raise NoRoom(
@@ -134,31 +151,27 @@ class Clusters:
         prepared = asyncio.create_task(self._host.prepare(caller.name, count))
         frozen = asyncio.create_task(self._host.freeze(caller.name))
         planned = asyncio.create_task(self._plan(caller, count))
-        await asyncio.wait({prepared, frozen, planned})
+        thaws: list[asyncio.Task[VmStatus]] = []
         try:
+            await asyncio.wait({prepared, frozen, planned})
             await prepared
             clones = await planned
             image = (await frozen).image
-        except BaseException:
-            await asyncio.shield(self._undo_plan(frozen, planned))
-            raise
-        vmids = [vm.vmid for vm in clones]
-        orders = [
-            ThawOrder(identity=_identity(vm, vmids), frozen=image, event="clone", call=call)
-            for vm in clones
-        ]
-        thaws = [asyncio.create_task(self._host.thaw(order)) for order in orders]
-        try:
+            vmids = [vm.vmid for vm in clones]
+            for vm in clones:
+                order = ThawOrder(
+                    identity=_identity(vm, vmids), frozen=image, event="clone", call=call
+                )
+                thaws.append(asyncio.create_task(self._host.thaw(order)))
             await asyncio.gather(*thaws)
+            return await self._running(clones)
         except BaseException:
             for thaw in thaws:
                 thaw.cancel()
-            await asyncio.gather(*thaws, return_exceptions=True)
-            await asyncio.shield(self._undo([vm.name for vm in clones]))
+            await asyncio.shield(self._undo_fork(planned, thaws))
             raise
         finally:
-            await asyncio.shield(self._host.release(image))
-        return await self._running(clones)
+            await asyncio.shield(self._release(frozen))
 
     async def _plan(self, caller: Vm, count: int) -> Sequence[Vm]:
         """Writes down the clones' names before any host is told of them."""
@@ -182,15 +195,18 @@ class Clusters:
                 continue  # another clone call of this cluster was first
             return clones
 
-    async def _undo_plan(
-        self, frozen: asyncio.Task[object], planned: asyncio.Task[Sequence[Vm]]
+    async def _undo_fork(
+        self, planned: asyncio.Task[Sequence[Vm]], thaws: Sequence[asyncio.Task[VmStatus]]
     ) -> None:
-        image = getattr((await asyncio.gather(frozen, return_exceptions=True))[0], "image", None)
-        if image is not None:
-            await self._host.release(image)
+        await asyncio.gather(*thaws, return_exceptions=True)
         clones = (await asyncio.gather(planned, return_exceptions=True))[0]
         if not isinstance(clones, BaseException):
             await self._undo([vm.name for vm in clones])
+
+    async def _release(self, frozen: asyncio.Task[Frozen]) -> None:
+        image = (await asyncio.gather(frozen, return_exceptions=True))[0]
+        if not isinstance(image, BaseException):
+            await self._host.release(image.image)
 
     async def _undo(self, names: Sequence[str]) -> None:
         for name in names:
@@ -205,6 +221,10 @@ class Clusters:
     async def kill(self, name: str) -> list[str]:
         """Ends all VMs of a virtual cluster; returns their names. It can be booted again."""
         await self._state.cluster(name)
+        forks = list(self._forks[name])
+        for fork in forks:
+            fork.cancel()  # each undoes itself
+        await asyncio.gather(*forks, return_exceptions=True)
         vms = await self._state.vms(name)
         self._ending |= {vm.name for vm in vms}
         try:

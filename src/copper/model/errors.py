@@ -104,6 +104,7 @@ def all_errors() -> dict[str, type[CopperError]]:
     todo: list[type[CopperError]] = [CopperError]
     while todo:
         kind = todo.pop()
-        found[kind.code] = kind
+        if "code" in vars(kind):  # a kind of its own, not a special case of another
+            found[kind.code] = kind
         todo += kind.__subclasses__()
     return found
