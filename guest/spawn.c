@@ -142,10 +142,15 @@ int spawn(const json_t *message, struct spawned *spawned)
 	const json_t *tty = json_object_get(message, "tty");
 	int theirs[4] = {-1, -1, -1, -1};
 	int error = open_ends(spawned, theirs, &theirs[3], tty);
+	/* a signal of the host's that comes before the child has its own dispositions must wait, not be ignored */
+	sigset_t all, former;
+	sigfillset(&all);
+	sigprocmask(SIG_BLOCK, &all, &former);
 	if (!error && (spawned->pid = fork()) < 0)
 		error = errno;
 	if (!error && spawned->pid == 0)
 		become(message, argv, theirs, json_is_object(tty), theirs[3]);
+	sigprocmask(SIG_SETMASK, &former, NULL);
 	close_all(theirs, 4);
 	if (error)
 		close_all((int[]){spawned->in, spawned->out, spawned->err, spawned->failure}, 4);
