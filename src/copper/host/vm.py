@@ -13,7 +13,7 @@ from typing import Any
 from copper.host.console import Console
 from copper.host.guest_port import GuestPort
 from copper.image.freeze import Pause, freeze, shorten
-from copper.image.machine import Image, Machine, layers_of, node_of
+from copper.image.machine import Image, Machine, layers_of
 from copper.model.api import Event, VmState, VmStatus
 from copper.model.errors import CopperError, NotFound
 from copper.model.machine import Identity, Record
@@ -32,7 +32,6 @@ class VmRecord(Record):
     template: str
     unit: str
     disks: list[Path]
-    spare: Path | None = None
     ready_ms: float = 0
 
 
@@ -79,7 +78,6 @@ class Vm:
             template=self.template,
             unit=self.machine.process.unit,
             disks=list(self.machine.disks),
-            spare=self.machine.spare,
             ready_ms=self.ready_ms,
         )
 
@@ -149,14 +147,11 @@ async def adopt_machine(record: VmRecord, settings: Settings) -> Machine:
     """Finds a running QEMU, its layers and its disks again. Raises NotFound when it has ended."""
     process = await QemuProcess.adopt(settings.run_dir / "q" / record.unit)
     try:
-        disks = tuple(record.disks)
-        spare = record.spare
-        # the record may be from just before the VM stepped aside to its spare
-        if spare is not None and await process.monitor.has_backing(node_of(spare)):
-            disks, spare = (*disks, spare), None
+        # the record may be from just before the VM stepped aside: QEMU knows
+        disks = tuple(await process.monitor.chain())
         if await process.monitor.status() == "paused":
             await process.monitor.cont()  # an agent died in the middle of a freeze
-        return Machine(process, layers_of(process.pid), disks, spare)
+        return Machine(process, layers_of(process.pid), disks)
     except CopperError as error:
         await process.leave()
         raise NotFound(f"VM {record.identity.name} does not answer: {error}") from error

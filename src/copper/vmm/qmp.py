@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -84,10 +85,17 @@ class Monitor:
             "host-signal": "its QEMU was told to end by a signal",
         }.get(reason, reason)
 
-    async def has_backing(self, node: str) -> bool:
-        """Whether a disk's node stands on another one. False when there is no such node."""
+    async def chain(self) -> list[Path]:
+        """The files below the guest's disk as they are now, the one that it writes to last."""
         nodes = await self._do("query-named-block-nodes", flat=True)
-        return any(n["node-name"] == node and n["backing_file_depth"] > 0 for n in nodes)
+        backing = {n["file"]: n.get("backing_file") for n in nodes if n["drv"] == "qcow2"}
+        root = next(n["file"] for n in nodes if n["node-name"] == "root")
+        file: str | None = json.loads(root.removeprefix("json:"))["file"]["file"]["filename"]
+        found: list[Path] = []
+        while file is not None and len(found) <= len(backing):
+            found.insert(0, Path(file))
+            file = backing.get(file)
+        return found
 
     async def enable_migration_events(self) -> None:
         await self._execute(
