@@ -10,8 +10,8 @@ from copper.bench import kinds
 from copper.bench.fork import expected_s, main
 from copper.bench.memory import Floor
 from copper.bench.results import FORMAT, Results
-from copper.bench.stats import Guest, Samples, summarize
-from copper.bench.table import aligned, number, report, targets
+from copper.bench.stats import Guest, Samples, number, summarize
+from copper.bench.table import aligned, report, targets
 from copper.bench.targets import verdicts
 from copper.model.errors import BadInput
 
@@ -161,6 +161,13 @@ def test_fewer_runs_are_explained_below_the_table() -> None:
 
 def test_the_reports_lines_fit_a_wide_terminal() -> None:
     assert max(map(len, report(results_of(a_run())).splitlines())) <= 180
+
+
+def test_a_machine_that_was_not_idle_is_told_of() -> None:
+    results = results_of(a_run())
+    assert "other programs ran" not in report(results)
+    results.load_before = [1.1, 0.2, 0.1]
+    assert "other programs ran" in report(results)
 
 
 def test_columns_are_aligned() -> None:

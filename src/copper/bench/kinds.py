@@ -17,6 +17,7 @@ CLONE_RETURN = "clone 1: caller's return"
 CLONES = 8
 CLONES_ANSWER = f"clone {CLONES}: all answered"
 CLONES_RETURN = f"clone {CLONES}: caller's return"
+CLONES_PAUSE = f"clone {CLONES}: pause"
 FORK_OF_FORK = "fork of a fork: first answer"
 BOOT = "boot from the template"
 OWN_IDLE = "own memory"
@@ -102,6 +103,7 @@ KINDS = [
         "ms",
         "from the same instant until what `gc` printed in the master has arrived",
     ),
+    Kind(CLONES_PAUSE, "ms", f"the master stands still during `gc clone {CLONES}`"),
     Kind(CLONES_ANSWER, "ms", f"as clone 1, `gc clone {CLONES}`, the last of the first answers"),
     Kind(CLONES_RETURN, "ms", f"as clone 1, `gc clone {CLONES}`"),
     Kind(

@@ -8,8 +8,7 @@ from typing import Any
 
 from copper.bench import kinds
 from copper.bench.results import Results
-from copper.bench.stats import Guest, Load
-from copper.bench.table import number
+from copper.bench.stats import Guest, Load, number
 
 IDLE, BUSY, PEER, FLOOR = "#2a6f97", "#e07a1f", "#8a8a8a", "#c9c9c9"
 LIMIT: dict[str, Any] = {"color": "#b00020", "linestyle": "--", "linewidth": 1}

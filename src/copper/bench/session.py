@@ -113,6 +113,7 @@ class Session:
     def _many(self, shell: Shell) -> None:
         self._rest()
         forked = fork(self._place, shell, kinds.CLONES)
+        self._add(kinds.CLONES_PAUSE, self._place.client.status(shell.vm).last_pause_ms or 0)
         self._add(kinds.CLONES_ANSWER, max(forked.answered_ms))
         self._add(kinds.CLONES_RETURN, forked.returned_ms)
         for name in forked.clones:

@@ -12,6 +12,9 @@ Unit = Literal["ms", "MB"]
 Load = Literal["idle", "busy", "-"]
 
 
+ABSENT = "-"  # in the place of a figure that there is not
+
+
 @dataclasses.dataclass(frozen=True, order=True)
 class Guest:
     """A guest that is measured: a recipe's image at a size."""
@@ -128,3 +131,12 @@ class Samples:
         """In the order in which they were met, those of which everything failed included."""
         met = [series.guest for series in self] + [lack.guest for lack in self.missing]
         return list(dict.fromkeys(met))
+
+
+def number(value: float | None) -> str:
+    """Three digits that count, as a person writes them."""
+    if value is None:
+        return ABSENT
+    if abs(value) >= 100:
+        return f"{value:.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"

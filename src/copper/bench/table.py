@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 
 from copper.bench import kinds
 from copper.bench.results import Results
-from copper.bench.stats import Guest, Load, Summary, Unit
+from copper.bench.stats import ABSENT, Guest, Load, Summary, Unit, number
 from copper.bench.targets import Verdict
 
-ABSENT = "-"
+OTHERS_LOAD = 0.5  # of each processor, before the first round
 
 
 def report(results: Results) -> str:
@@ -38,15 +38,6 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
-def number(value: float | None) -> str:
-    """Three digits that count, as a person writes them."""
-    if value is None:
-        return ABSENT
-    if abs(value) >= 100:
-        return f"{value:.0f}"
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
-
-
 def _head(results: Results) -> str:
     machine = results.machine
     title = f"copper bench fork: {results.rounds} rounds in {results.seconds / 60:.0f} min"
@@ -59,6 +50,10 @@ def _head(results: Results) -> str:
         f"  load average before {before}, after {after}",
         f"  {kinds.BUSY}",
     ]
+    if results.load_before and results.load_before[0] > OTHERS_LOAD * float(
+        str(machine["processors"])
+    ):
+        lines.append("  other programs ran on this machine: the times are longer than its own")
     if results.ended:
         lines.append(f"  ended early: {results.ended}")
     return "\n".join(lines)

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterable
 
 from copper.bench import kinds
-from copper.bench.stats import Guest, Load, Samples
+from copper.bench.stats import Guest, Load, Samples, number
 
 SLOWER_RECIPES = 2  # times: what a whole distribution may take, where micro has a limit
 MICRO, DEBIAN = "micro", "debian-12"
@@ -87,7 +87,7 @@ def _most(
     values = [(guest, samples.p50(guest, "idle", kind)) for guest in guests]
     figure, where = _worst(values, lambda a, b: a > b)
     tail = next((samples.get(g, "idle", kind) for g in guests if g.label == where), None)
-    note = f"{where}; p95 {tail.p95:.3g} {unit}" if tail is not None else ""
+    note = f"{where}; p95 {number(tail.p95)} {unit}" if tail is not None else ""
     return Verdict(what, figure, unit, limit, note=note)
 
 
