@@ -208,7 +208,7 @@ def test_a_command_goes_on_in_clones_and_only_the_callers_output_is_attached(
     clones = copper.clone(master, MANY)
     rest, _ = attached.communicate(timeout=120)
     assert (first + rest).splitlines() == [f"line {i}" for i in range(1, 61)]
-    wait = "until [ -e /root/done ]; do sleep 0.2; done; cat /var/log/gridcentric/exec-*.log | tail -n 1"
+    wait = "until [ -e /root/done ]; do sleep 0.2; done; grep -h '^line' /var/log/gridcentric/exec-*.log | tail -n 1"
     assert set(everywhere(copper, clones, wait)) == {"line 60\n"}
 
 
