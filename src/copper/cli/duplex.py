@@ -7,6 +7,7 @@ nothing stops what is read, and neither keeps a signal from going through.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -15,7 +16,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from copper.cli.output import ReaderGone
+from copper.cli.output import cannot_write
 from copper.client.streams import CHUNK, ENOUGH, Stream
 
 PATIENCE = 3  # so many signals of one kind end the command here, whatever the VM does
@@ -128,9 +129,7 @@ class Duplex:
             del data[: os.write(fd, data[:_PIECE])]
         except BlockingIOError:
             return
-        except BrokenPipeError:
-            if fd == 1:
-                raise ReaderGone from None
+        except OSError as error:
+            if fd == 1 and error.errno != errno.EIO:  # EIO: a terminal that hung up
+                raise cannot_write(error) from error
             data.clear()
-        except OSError:
-            data.clear()  # a terminal that hung up

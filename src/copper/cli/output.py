@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+
+from copper.model.errors import CopperError
 
 
 class ReaderGone(Exception):
@@ -14,8 +17,30 @@ def say(text: str) -> None:
     """One line of the result."""
     try:
         print(text)
-    except BrokenPipeError:
-        raise ReaderGone from None
+    except OSError as error:
+        raise cannot_write(error) from error
+
+
+def flush() -> None:
+    """All that was said is out, or this raises why not."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        raise cannot_write(error) from error
+
+
+def cannot_write(error: OSError) -> Exception:
+    """What to raise when standard output takes no more."""
+    drop_output()
+    if isinstance(error, BrokenPipeError):
+        return ReaderGone()
+    return CopperError(f"standard output cannot be written: {error.strerror}")
+
+
+def drop_output() -> None:
+    """What is still to be written goes nowhere: Python would try once more at its end, and complain."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), 1)
 
 
 def note(text: str) -> None:
@@ -29,11 +54,11 @@ def warn(name: str, message: str) -> None:
     print(" ".join(line.split()), file=sys.stderr, flush=True)
 
 
-def put(data: bytes, fd: int = 1) -> None:
-    """Bytes as they are to standard output or error."""
+def put(data: bytes) -> None:
+    """Bytes as they are to standard output."""
     view = memoryview(data)
     try:
         while view:
-            view = view[os.write(fd, view) :]
-    except BrokenPipeError:
-        raise ReaderGone from None
+            view = view[os.write(1, view) :]
+    except OSError as error:
+        raise cannot_write(error) from error

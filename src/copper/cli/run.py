@@ -19,7 +19,7 @@ from typing import NoReturn
 
 import click
 
-from copper.cli.output import ReaderGone, warn
+from copper.cli.output import ReaderGone, drop_output, flush, warn
 from copper.model.errors import CopperError
 
 WRONG_USAGE = 2
@@ -27,9 +27,9 @@ WRONG_USAGE = 2
 
 def run(command: click.Command, name: str, argv: list[str] | None = None) -> NoReturn:
     """Runs a command line to its end; `name` is the program's, as in `gc-vm: …`."""
+    _open_standard_files()
     try:
         status = _invoke(command, name, sys.argv[1:] if argv is None else argv)
-        _flush()
     except ReaderGone:
         _die_of(signal.SIGPIPE)
     except KeyboardInterrupt:
@@ -37,12 +37,24 @@ def run(command: click.Command, name: str, argv: list[str] | None = None) -> NoR
     sys.exit(status)
 
 
+def _open_standard_files() -> None:
+    """Whoever closed 0, 1 or 2 gets the null device: a socket of ours must not take their place."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(fd)
+    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
+
+
 def _invoke(command: click.Command, name: str, argv: list[str]) -> int:
     try:
         with command.make_context(name, list(argv)) as context:
             status = command.invoke(context)
+            flush()
             return status if isinstance(status, int) else 0
     except click.exceptions.Exit as ended:  # after --help and --version
+        flush()
         return ended.exit_code
     except click.exceptions.NoArgsIsHelpError as bare:
         print(bare.ctx.get_help() if bare.ctx else name, file=sys.stderr)
@@ -104,18 +116,9 @@ def _log_dir() -> Path | None:
         return None
 
 
-def _flush() -> None:
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise ReaderGone from None
-
-
 def _die_of(number: signal.Signals) -> NoReturn:
     """Ends this process by a signal's own default, so that a shell and its script see it."""
-    # Python would flush at the end, and complain that it cannot
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    drop_output()
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
     sys.exit(128 + number)
