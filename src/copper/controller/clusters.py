@@ -147,16 +147,15 @@ class Clusters:
                 f"no room for {count} clones: {count * EXPECTED_OWN_BYTES >> 20} MiB of memory are"
                 f" expected, {free >> 20} MiB are free"
             )
-        # standbys start, names are written down and the caller is frozen side by side: none needs the other
-        prepared = asyncio.create_task(self._host.prepare(caller.name, count))
+        # names are written down while the caller is frozen: neither needs the other
         frozen = asyncio.create_task(self._host.freeze(caller.name))
         planned = asyncio.create_task(self._plan(caller, count))
         thaws: list[asyncio.Task[VmStatus]] = []
         try:
-            await asyncio.wait({prepared, frozen, planned})
-            await prepared
-            clones = await planned
             image = (await frozen).image
+            # not before: a process that starts would make the pause longer
+            await self._host.prepare(caller.name, count)
+            clones = await planned
             vmids = [vm.vmid for vm in clones]
             for vm in clones:
                 order = ThawOrder(

@@ -14,8 +14,9 @@ from copper.image.freeze import free_for_layers
 from copper.image.store import ImageStore
 from copper.model.api import HostFacts, ImageInfo
 from copper.model.errors import CopperError
+from copper.model.machine import Needs
 from copper.model.settings import Settings
-from copper.vmm.capabilities import accelerator_verdict, needs_of, probe_qemu
+from copper.vmm.capabilities import Verdict, accelerator_verdict, needs_of, probe_qemu
 
 
 class HostAgent:
@@ -26,12 +27,19 @@ class HostAgent:
         self.settings = settings
         self.name = platform.node() or "localhost"
         self.qemu = probe_qemu(settings)
-        self.verdict = accelerator_verdict(settings, self.qemu)
         for folder in (settings.state_dir, settings.disks_dir, settings.vms_dir, settings.run_dir):
             folder.mkdir(parents=True, exist_ok=True)
         settings.run_dir.chmod(0o700)
         self.store = ImageStore(settings)
-        self.vms = Vms(settings, needs_of(self.qemu, self.verdict.accelerator), controller)
+        self.vms = Vms(settings, self._here, controller)
+
+    @property
+    def verdict(self) -> Verdict:
+        """Which accelerator is used here: read anew, since the first image that is built decides it."""
+        return accelerator_verdict(self.settings, self.qemu)
+
+    def _here(self) -> Needs:
+        return needs_of(self.qemu, self.verdict.accelerator)
 
     def facts(self) -> HostFacts:
         with Path("/proc/meminfo").open() as meminfo:

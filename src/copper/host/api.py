@@ -61,7 +61,6 @@ def routes(agent: HostAgent) -> APIRouter:
     @router.delete("/frozen/{image}", status_code=204)
     async def release(image: str) -> Response:
         vms.release(image)
-        vms.refill()
         return Response(status_code=204)
 
     @router.post("/standbys", status_code=202)

@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +35,16 @@ from copper.model.machine import Needs
 from copper.model.settings import Settings
 from copper.vmm.process import QemuProcess, strays
 
+REFILL_AFTER_S = 0.5  # a QEMU's start would take the processors from clones that wake
 log = logging.getLogger(__name__)
 
 
 class Vms:
     """The VMs, images in memory and standbys of one host."""
 
-    def __init__(self, settings: Settings, here: Needs, controller: ControllerLink) -> None:
+    def __init__(
+        self, settings: Settings, here: Callable[[], Needs], controller: ControllerLink
+    ) -> None:
         self.settings = settings
         self.here = here
         self.store = ImageStore(settings)
@@ -50,6 +54,7 @@ class Vms:
         self._starting: dict[str, asyncio.Task[Vm]] = {}
         self._templates: dict[str, Image] = {}
         self._frozen: dict[str, tuple[Image, str]] = {}
+        self._refilling: asyncio.Task[None] | None = None
         self._greeting: set[asyncio.Task[None]] = set()
         self._loading = asyncio.Lock()
         # more guests that wake together only wait for each other
@@ -97,7 +102,7 @@ class Vms:
         """A stored image in memory: loaded and checked once. Raises NotFound, Damaged, Foreign."""
         async with self._loading:
             manifest = await asyncio.to_thread(self.store.manifest, name)
-            check_needs(name, manifest.needs, self.here)
+            check_needs(name, manifest.needs, self.here())
             loaded = self._templates.get(name)
             if loaded is None or loaded.id != manifest.id:
                 if loaded is not None:
@@ -126,6 +131,7 @@ class Vms:
         vm.ready_ms = (time.perf_counter() - started) * 1000
         write_record(self.settings.vms_dir, vm.record())
         self._keep(vm)
+        self.refill()
         return vm
 
     async def _undo(
@@ -248,7 +254,14 @@ class Vms:
         self.standbys.prepare(image.shape, image.needs, self.settings.standbys)
 
     def refill(self) -> None:
-        """Tops up the standbys of each shape in use."""
+        """Tops up the standbys of each shape in use, when the machines that were just made have settled."""
+        if self._refilling is None or self._refilling.done():
+            self._refilling = asyncio.create_task(self._refill())
+
+    async def _refill(self) -> None:
+        await asyncio.sleep(REFILL_AFTER_S)
+        while self._starting:
+            await asyncio.wait(self._starting.values())
         for vm in self._vms.values():
             process = vm.machine.process
             self.standbys.prepare(process.shape, process.needs, self.settings.standbys)
@@ -312,6 +325,9 @@ class Vms:
         for task in self._starting.values():
             task.cancel()
         await asyncio.gather(*self._starting.values(), return_exceptions=True)
+        if self._refilling is not None:
+            self._refilling.cancel()
+            await asyncio.gather(self._refilling, return_exceptions=True)
         await self.standbys.close()
         for vm in self._vms.values():
             write_record(self.settings.vms_dir, vm.record())
