@@ -15,6 +15,7 @@ from copper.image.machine import layers_of
 from tests.vm.machinery import COMMANDS, Copper
 
 MANY = 16
+SOAK = bool(os.environ.get("COPPER_SOAK"))  # scripts/soak: as often as the promise says
 
 
 def everywhere(copper: Copper, vms: list[str], script: str) -> list[str]:
@@ -42,7 +43,7 @@ def test_an_image_never_changes_after_its_freeze(copper: Copper, micro: str) -> 
     copper.clone(master, 1)
     disk = copper.settings.images_dir / micro / "disk.qcow2"
     before = hashes(copper, "a-1"), hashlib.sha256(disk.read_bytes()).hexdigest()
-    for _ in range(3):
+    for _ in range(63 if SOAK else 3):
         clones = copper.clone(master, MANY)
         everywhere(
             copper, clones, "dd if=/dev/urandom of=/root/x bs=64k count=16 2>/dev/null; sync"
@@ -218,7 +219,7 @@ def test_any_moment_is_right_for_a_fork(copper: Copper, micro: str) -> None:
     busy = (
         "for i in 1 2; do sh -c 'while :; do sha256sum /bin/busybox; done' > /dev/null 2>&1 & done"
     )
-    for number in range(50):
+    for number in range(1000 if SOAK else 50):
         if number == 25:
             copper.sh(master, busy)
         copper.sh(master, f"usleep {chance.randrange(1, 200_000)}")
