@@ -18,6 +18,7 @@ from typing import Any
 
 from copper.cli.output import cannot_write
 from copper.client.streams import CHUNK, ENOUGH, Stream
+from copper.model.errors import CopperError
 
 PATIENCE = 3  # so many signals of one kind end the command here, whatever the VM does
 _PIECE = 4096  # a pipe that poll calls writable takes so much at once: select(2), PIPE_BUF
@@ -81,17 +82,28 @@ class Duplex:
         self._over = False
 
     def serve(self) -> None:
-        """Returns once the other end is over and all that it said is written; `stop` ends it, too."""
-        while not self._over:
-            waiting = sum(map(len, self._unwritten.values()))
-            if waiting < ENOUGH and (message := self._stream.received()) is not None:
-                told = self._on_message(message)
-                if isinstance(told, tuple):
-                    self._unwritten[told[0]] += told[1]
-                else:
-                    self._over = told
-                continue
-            self._turn(reading=waiting < ENOUGH)
+        """Returns once the other end is over or `stop` was called. Raises what ended the stream.
+
+        All that came before the end is written first, in either case.
+        """
+        try:
+            while not self._over:
+                waiting = sum(map(len, self._unwritten.values()))
+                if waiting < ENOUGH and (message := self._stream.received()) is not None:
+                    told = self._on_message(message)
+                    if isinstance(told, tuple):
+                        self._unwritten[told[0]] += told[1]
+                    else:
+                        self._over = told
+                    continue
+                self._turn(reading=waiting < ENOUGH)
+        except CopperError:
+            self._finish()
+            raise
+        self._finish()
+
+    def _finish(self) -> None:
+        self._over = True
         while any(self._unwritten.values()):
             self._turn(reading=False)
 
