@@ -18,6 +18,7 @@
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
+#include <sys/sysinfo.h>
 #include <unistd.h>
 
 struct options options = {
@@ -53,14 +54,11 @@ static void say_hello(struct timer *timer)
 
 static void say_ready(uint32_t session)
 {
-	char text[64];
-	read_text("/proc/uptime", text, sizeof text);
-	double uptime = strtod(text, NULL);
-	read_text("/proc/loadavg", text, sizeof text);
-	double load = strtod(text, NULL);
+	struct sysinfo info = {0};
+	sysinfo(&info); /* not /proc: a clone runs this before anything else, and every path is new to it */
 	channel_send(json_pack("{s:s, s:I, s:s, s:I, s:I}", "type", "ready", "session", (json_int_t)session, "agent",
-			       VERSION, "uptime_ms", (json_int_t)(uptime * 1000), "load",
-			       (json_int_t)(load * 100 + 0.5)));
+			       VERSION, "uptime_ms", (json_int_t)(monotonic_ns() / 1000000), "load",
+			       (json_int_t)(info.loads[0] * 100 >> SI_LOAD_SHIFT)));
 }
 
 static void take_session(const json_t *message, uint32_t session, int64_t received_ns)
@@ -83,8 +81,9 @@ static void take_session(const json_t *message, uint32_t session, int64_t receiv
 				       step, "message", strerror(error)));
 		return;
 	}
-	local_session((uint32_t)json_number(message, "call", 0));
 	say_ready(session);
+	channel_flush(); /* the host goes on while the programs here wake up */
+	local_session((uint32_t)json_number(message, "call", 0));
 }
 
 static void take_message(const json_t *message, uint32_t session, int64_t received_ns)

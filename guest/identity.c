@@ -33,11 +33,10 @@ static int take_seed(const json_t *session, int64_t received_ns)
 	const char *seed = json_text(session, "seed");
 	if (!seed || base64_decode(seed, pool.seed, sizeof pool.seed) != SEED_BYTES)
 		return EINVAL;
-	int fd = open("/dev/urandom", O_RDWR | O_CLOEXEC);
-	if (fd < 0)
+	static int fd = -1; /* kept: a clone has no time to look up a path */
+	if (fd < 0 && (fd = open("/dev/urandom", O_RDWR | O_CLOEXEC)) < 0)
 		return errno;
 	int error = ioctl(fd, RNDADDENTROPY, &pool) || ioctl(fd, RNDRESEEDCRNG) ? errno : 0;
-	close(fd);
 	explicit_bzero(&pool, sizeof pool);
 	return error;
 }

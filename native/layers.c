@@ -110,8 +110,14 @@ static int lay(const int *fds, size_t count, uint32_t flags) {
     return 0;
 }
 
-static void count_mappings(struct reply *reply) {
+static void count_own(struct reply *reply) {
     struct runs own = {0};
+    if (!scan_own_pages(&own, false)) reply->pages = runs_pages(&own);
+    reply->extents = kept_count;
+    runs_free(&own);
+}
+
+static void count_mappings(struct reply *reply) {
     FILE *maps = fopen("/proc/self/maps", "re");
     char *line = NULL;
     size_t room = 0;
@@ -121,9 +127,6 @@ static void count_mappings(struct reply *reply) {
     }
     free(line);
     if (maps) fclose(maps);
-    if (!scan_own_pages(&own, false)) reply->pages = runs_pages(&own);
-    reply->extents = kept_count;
-    runs_free(&own);
 }
 
 static int serve_one(const struct request *request, const unsigned char *payload, const int *fds, size_t fd_count,
@@ -144,7 +147,10 @@ static int serve_one(const struct request *request, const unsigned char *payload
         kept[kept_count++] = dup(fds[0]);
         return 0;
     case VERB_ABORT: save_abort(); return 0;
-    case VERB_STAT: count_mappings(reply); return 0;
+    case VERB_STAT:
+        count_own(reply);
+        if (request->flags & FLAG_MAPPINGS) count_mappings(reply);
+        return 0;
     default: return EINVAL;
     }
 }

@@ -38,11 +38,12 @@ enum verb {
     VERB_PRECOPY = 2, /* descriptor: an empty layer; payload: extents (offset, bytes) to copy while the guest runs */
     VERB_SAVE = 3,    /* descriptor: that layer, or an empty one; argument: most pages; writes, maps and keeps it */
     VERB_ABORT = 4,   /* forget a PRECOPY */
-    VERB_STAT = 5,    /* own pages, mappings */
+    VERB_STAT = 5,    /* own pages, layers; mappings */
 };
 
 #define FLAG_RESET 1u      /* LAY: guest memory is nothing but these layers */
 #define FLAG_SKIP_ZERO 2u  /* SAVE: leave out pages that are all zero (lowest layer only) */
+#define FLAG_MAPPINGS 8u   /* STAT: count mappings too, which takes longer than all else */
 #define FLAG_FLATTEN 4u    /* SAVE: the layers above the lowest are in this one now; let go of them */
 
 struct request {

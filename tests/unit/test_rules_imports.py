@@ -125,7 +125,7 @@ def test_rich_within_a_function_or_for_types_is_fine() -> None:
 
 # What a command may not load before it knows that it needs it: each costs 30 to 400 ms.
 HEAVY = (
-    *("fastapi", "httpx2", "matplotlib", "numpy", "pydantic", "pyroute2", "qemu", "rich"),
+    *("fastapi", "httpx2", "matplotlib", "numpy", "pydantic", "qemu"),
     *("sqlite3", "starlette", "uvicorn", "websockets"),
 )
 # Python has 34 modules, click brings 62 and asyncio 60 more; a count is steadier than a clock.

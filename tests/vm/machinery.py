@@ -142,10 +142,14 @@ def images_folder() -> Path:
 
 
 @contextlib.contextmanager
-def a_copper(accel: str, **variables: str) -> Iterator[Copper]:
-    """A running Copper that shares the tests' images. At its end nothing of it may be left."""
+def a_copper(accel: str, *, state: Path | None = None, **variables: str) -> Iterator[Copper]:
+    """A running Copper that shares the tests' images, or has those that `state` has already.
+
+    At its end nothing of it may be left.
+    """
     run = Path(tempfile.mkdtemp(prefix="cu-"))
-    state = Path(tempfile.mkdtemp(prefix="copper-state-"))
+    given = state is not None
+    state = state or Path(tempfile.mkdtemp(prefix="copper-state-"))
     environment = {
         "COPPER_RUN_DIR": str(run),
         "COPPER_STATE_DIR": str(state),
@@ -154,7 +158,7 @@ def a_copper(accel: str, **variables: str) -> Iterator[Copper]:
         **variables,
     }
     shared = images_folder()
-    if (shared / "images").is_dir():
+    if (shared / "images").is_dir() and not given:
         shutil.copytree(shared / "images", state / "images", copy_function=os.link)
     with contextlib.suppress(FileNotFoundError):
         shutil.copy(shared / "accelerator.json", state / "accelerator.json")

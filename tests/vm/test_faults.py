@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from copper.image.store import Manifest
-from tests.vm.machinery import COMMANDS, Copper, a_copper
+from tests.vm.machinery import COMMANDS, Copper, a_copper, images_folder
 
 
 def test_a_killed_agent_finds_all_its_machines_again(copper: Copper, micro: str) -> None:
@@ -124,6 +125,30 @@ def test_no_disk_for_a_fork(accel: str, micro: str) -> None:
         assert b"COPPER_KEEP_DISK_MIB" in said.stderr
         assert copper.vms("a") == []
         assert list(copper.settings.disks_dir.iterdir()) == []
+
+
+def test_a_disk_that_fills_up_while_machines_run(accel: str, micro: str, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=160m", "tmpfs", str(state)], check=True)
+    try:
+        shutil.copytree(images_folder() / "images" / micro, state / "images" / micro)
+        with a_copper(accel, state=state, COPPER_KEEP_DISK_MIB="0") as copper:
+            master = copper.boot("a", micro)
+            copper.clone(master, 1)
+            filler = state / "filler"
+            with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+                while file.write(b"x" * 4096):
+                    pass
+            done = copper.client.run(master, ["gc", "clone", "2"])
+            assert done.status in (5, 16)
+            assert len(done.stderr.decode().strip().splitlines()) == 1
+            filler.unlink()
+            assert copper.vms("a") == [master, "a-1"]
+            assert copper.sh(master, "gc vmid") == "0\n"
+            assert len(copper.clone(master, 2)) == 2
+    finally:
+        subprocess.run(["umount", str(state)], check=True)
 
 
 def _flip(path: Path, at: int) -> None:

@@ -15,7 +15,7 @@ from copper.host.guest_port import GuestPort
 from copper.image.freeze import Pause, freeze, shorten
 from copper.image.machine import Image, Machine, layers_of
 from copper.model.api import Event, VmState, VmStatus
-from copper.model.errors import CopperError, NotFound
+from copper.model.errors import CopperError, NoRoom, NotFound
 from copper.model.machine import Identity, Record
 from copper.model.settings import Settings
 from copper.vmm.process import QemuProcess
@@ -112,11 +112,16 @@ class Vm:
 
 
 def write_record(folder: Path, record: VmRecord) -> None:
-    """Replaces a VM's record, whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Replaces a VM's record, whole or not at all. Raises NoRoom."""
     fresh = folder / f".{record.identity.name}.new"
-    fresh.write_text(record.model_dump_json())
-    fresh.rename(folder / f"{record.identity.name}.json")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        fresh.write_text(record.model_dump_json())
+        fresh.rename(folder / f"{record.identity.name}.json")
+    except OSError as error:
+        fresh.unlink(missing_ok=True)
+        name = record.identity.name
+        raise NoRoom(f"VM {name} cannot be written down: {error.strerror}") from error
 
 
 def read_records(folder: Path) -> list[VmRecord]:

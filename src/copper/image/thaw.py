@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+from pathlib import Path
 
 from copper.image.disks import check_room, new_overlay
 from copper.image.machine import Image, Machine, node_of
@@ -42,9 +44,10 @@ async def thaw(image: Image, process: QemuProcess, settings: Settings) -> Machin
     layers = [layer.share() for layer in image.layers]
     machine = Machine(process, layers, (*image.disks, disk))
     try:
-        await process.layers.lay([layer.fd for layer in layers], reset=True)
-        await process.monitor.add_overlay(node_of(disk), disk, backing=True)
-        await process.monitor.put_under_root(node_of(disk))
+        # memory and disk are two threads of QEMU: neither waits for the other
+        async with asyncio.TaskGroup() as both:
+            both.create_task(process.layers.lay([layer.fd for layer in layers], reset=True))
+            both.create_task(_put_disk(process, disk))
         state = os.memfd_create("copper-state", os.MFD_CLOEXEC)
         try:
             os.write(state, image.state)
@@ -52,12 +55,19 @@ async def thaw(image: Image, process: QemuProcess, settings: Settings) -> Machin
             await process.monitor.load_devices(state)
         finally:
             os.close(state)
-    except BaseException:
+    except BaseException as error:
         for layer in layers:
             layer.close()
         disk.unlink(missing_ok=True)
+        if isinstance(error, BaseExceptionGroup):
+            raise error.exceptions[0] from error
         raise
     return machine
+
+
+async def _put_disk(process: QemuProcess, disk: Path) -> None:
+    await process.monitor.add_overlay(node_of(disk), disk, backing=True)
+    await process.monitor.put_under_root(node_of(disk))
 
 
 async def run(machine: Machine) -> None:

@@ -21,7 +21,7 @@ from copper.model.errors import CopperError, NoRoom, TimedOut
 
 PAGE = 4096
 LAY, PRECOPY, SAVE, ABORT, STAT = 1, 2, 3, 4, 5
-RESET, SKIP_ZERO, FLATTEN = 1, 2, 4
+RESET, SKIP_ZERO, FLATTEN, MAPPINGS = 1, 2, 4, 8
 MOST_FDS = 64
 MOST_EXTENTS = 8000  # of 24 bytes each, in one request's payload
 _REQUEST = struct.Struct("=IIQQ")
@@ -98,9 +98,9 @@ class LayerControl:
     async def abort(self) -> None:
         await self._ask(ABORT, 0)
 
-    async def stat(self) -> LayerReply:
-        """Own pages and mappings of guest memory; `extents` is the number of layers in use."""
-        return await self._ask(STAT, 0)
+    async def stat(self, *, mappings: bool = False) -> LayerReply:
+        """Own pages, and mappings if asked for; `extents` is the number of layers in use."""
+        return await self._ask(STAT, MAPPINGS if mappings else 0)
 
     async def _ask(
         self,
