@@ -11,8 +11,8 @@ FREEZE_PAUSE = "freeze: pause"
 STEPS = ("stop", "devices", "disk", "memory", "cont")
 TRIP = "shell round trip"
 REQUEST = "request alone"
-CLONE_READY = "clone 1: ready"
 CLONE_ANSWER = "clone 1: first answer"
+CLONE_REQUEST = "clone 1: a request answered"
 CLONE_RETURN = "clone 1: caller's return"
 CLONES = 8
 CLONES_ANSWER = f"clone {CLONES}: all answered"
@@ -84,19 +84,19 @@ KINDS = [
     Kind(
         REQUEST,
         "ms",
-        "not a fork: the request that a clone's first answer answers, to the master; opening its stream included",
-    ),
-    Kind(
-        CLONE_READY,
-        "ms",
-        "from the line `gc clone 1` being sent to a shell in the master until the clone's agent has taken its own"
-        " identity and said so",
+        "not a fork: the request that clones are sent, to the master; opening its stream included",
     ),
     Kind(
         CLONE_ANSWER,
         "ms",
-        "from the same instant until the clone has answered a request over its own channel, with its own vmid in it;"
-        " the request is sent when the clone is ready",
+        "from the line `gc clone 1` being sent to a shell in the master until the clone's agent has answered over its"
+        " own channel that it is now itself: randomness, clock, name and identity taken",
+    ),
+    Kind(
+        CLONE_REQUEST,
+        "ms",
+        "from the same instant until the clone has answered a request besides, with its own vmid in it, that was sent"
+        " when it had answered first",
     ),
     Kind(
         CLONE_RETURN,
@@ -104,7 +104,9 @@ KINDS = [
         "from the same instant until what `gc` printed in the master has arrived",
     ),
     Kind(CLONES_PAUSE, "ms", f"the master stands still during `gc clone {CLONES}`"),
-    Kind(CLONES_ANSWER, "ms", f"as clone 1, `gc clone {CLONES}`, the last of the first answers"),
+    Kind(
+        CLONES_ANSWER, "ms", f"as clone 1, `gc clone {CLONES}`, the last of the requests answered"
+    ),
     Kind(CLONES_RETURN, "ms", f"as clone 1, `gc clone {CLONES}`"),
     Kind(
         FORK_OF_FORK,
@@ -137,7 +139,7 @@ KINDS = [
     Kind(
         LOADVM,
         "ms",
-        "a new QEMU with -loadvm of the booted guest, ordinary memory, up to the agent's answer to a request",
+        "a new QEMU with -loadvm of the booted guest, ordinary memory, up to the agent's first answer, as clone 1",
     ),
     Kind(
         COPY_ALL,

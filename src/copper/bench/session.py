@@ -74,8 +74,8 @@ class Session:
         forked = fork(self._place, shell, 1)
         (clone,) = forked.clones
         self._add(kinds.PAUSE, client.status(shell.vm).last_pause_ms or 0)
-        self._add(kinds.CLONE_READY, forked.ready_ms[0])
-        self._add(kinds.CLONE_ANSWER, forked.answered_ms[0])
+        self._add(kinds.CLONE_ANSWER, forked.ready_ms[0])
+        self._add(kinds.CLONE_REQUEST, forked.answered_ms[0])
         self._add(kinds.CLONE_RETURN, forked.returned_ms)
         self._place.wait(SETTLED_S)
         status = client.status(clone)
@@ -86,7 +86,7 @@ class Session:
         with a_shell(self._place, clone) as inside:
             self._rest()
             second = fork(self._place, inside, 1)
-            self._add(kinds.FORK_OF_FORK, second.answered_ms[0])
+            self._add(kinds.FORK_OF_FORK, second.ready_ms[0])
             client.end(second.clones[0])
             if self._load == "idle":
                 inside.ask(WORK)
@@ -106,7 +106,7 @@ class Session:
             client.end(parent)
             (parent,) = forked.clones
             self._add(of("thaw"), client.status(parent).ready_ms)
-            self._add(of("first answer"), forked.answered_ms[0])
+            self._add(of("first answer"), forked.ready_ms[0])
         self._rest()
         self._add_mb(kinds.LAYER_DEEP, self._frozen(parent).layer_bytes / MB)
 
