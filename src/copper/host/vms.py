@@ -18,6 +18,7 @@ from copper.host.guest_port import GuestPort
 from copper.host.standbys import Standbys
 from copper.host.vm import (
     Vm,
+    VmRecord,
     adopt_machine,
     begin,
     read_records,
@@ -282,27 +283,28 @@ class Vms:
 
     async def adopt(self) -> None:
         """Finds the VMs of an earlier host agent, and clears away what it left half done."""
-        known: set[str] = set()
-        greetings = []
-        for record in read_records(self.settings.vms_dir):
-            name = record.identity.name
-            try:
-                machine = await adopt_machine(record, self.settings)
-            except NotFound as error:
-                log.warning("VM %s is gone: %s", name, error)
-                remove_record(self.settings.vms_dir, name)
-                remove_log(self._log(name))
-                await self._controller.ended(VmEnded(vm=name, reason="it ended with its host"))
-                continue
-            known.add(record.unit)
-            vm = self._make(ThawOrder(identity=record.identity), record.template, machine)
-            vm.ready_ms = record.ready_ms
-            self._keep(vm)
-            vm.state = "running"
-            greetings.append(self._greet(vm))
-        await asyncio.gather(*greetings)
+        records = read_records(self.settings.vms_dir)
+        found = await asyncio.gather(*(self._adopt(record) for record in records))
+        await asyncio.gather(*(self._greet(vm) for vm in found if vm is not None))
+        known = {record.unit for record, vm in zip(records, found, strict=True) if vm is not None}
         await self._clear_units(known)
         self._clear_disks()
+
+    async def _adopt(self, record: VmRecord) -> Vm | None:
+        name = record.identity.name
+        try:
+            machine = await adopt_machine(record, self.settings)
+        except NotFound as error:
+            log.warning("VM %s is gone: %s", name, error)
+            remove_record(self.settings.vms_dir, name)
+            remove_log(self._log(name))
+            await self._controller.ended(VmEnded(vm=name, reason="it ended with its host"))
+            return None
+        vm = self._make(ThawOrder(identity=record.identity), record.template, machine)
+        vm.ready_ms = record.ready_ms
+        vm.state = "running"
+        self._keep(vm)
+        return vm
 
     async def _clear_units(self, known: set[str]) -> None:
         """Ends QEMUs that nobody knows: standbys, and clones that were never finished."""
