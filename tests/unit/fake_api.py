@@ -309,6 +309,17 @@ async def fake_exec(line: Line) -> None:
                     await line.tell(type="exit", signal=message["signal"])
                     return
                 await line.ws.send_bytes(b"\x01heard\n")
+        case "nc":  # to a memcached that has one value, the same in all machines
+            asked = b""
+            while isinstance(message := await line.heard(), bytes):
+                asked += message[1:]
+            value = b"VALUE copper 0 5\r\nvalue\r\nEND\r\n"
+            await line.ws.send_bytes(b"\x01" + (b"STORED\r\n" if asked[:3] == b"set" else value))
+            await line.tell(type="exit", code=0)
+        case "gc":
+            if rest[-1] != "1":
+                await line.ws.send_bytes(b"\x02gc: no room for it\n")
+            await line.tell(type="exit", code=0 if rest[-1] == "1" else 16)
         case "lose":
             await line.ws.close(1011, "going down")
 

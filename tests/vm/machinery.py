@@ -159,7 +159,8 @@ def a_copper(accel: str, *, state: Path | None = None, **variables: str) -> Iter
     }
     shared = images_folder()
     if (shared / "images").is_dir() and not given:
-        shutil.copytree(shared / "images", state / "images", copy_function=os.link)
+        hidden = shutil.ignore_patterns(".*")  # what another build is at
+        shutil.copytree(shared / "images", state / "images", copy_function=os.link, ignore=hidden)
     with contextlib.suppress(FileNotFoundError):
         shutil.copy(shared / "accelerator.json", state / "accelerator.json")
     copper = Copper(from_environment(environment), environment)

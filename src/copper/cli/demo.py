@@ -51,7 +51,7 @@ def demo() -> None:
     with steps.step("storing a value in its memcached"):
         value = stored(client, master)
     with steps.step(f"gc clone {CLONES}, and asking all {CLONES + 1}"):
-        forked = fork(client, CLUSTER, master, CLONES, value)
+        forked = fork(client, CLUSTER, master, CLONES)
     _tell(forked, value)
 
 

@@ -59,7 +59,7 @@ def _asked(client: Client, name: str) -> str:
     return (done.stderr.decode(errors="replace").strip() or lines[0] or "no answer")[:24]
 
 
-def fork(client: Client, cluster: str, master: str, count: int, value: str) -> Forked:
+def fork(client: Client, cluster: str, master: str, count: int) -> Forked:
     """Runs `gc clone COUNT` in the master and asks each machine as soon as it is there.
 
     Raises what `gc` said when the call failed.
