@@ -161,7 +161,7 @@ const struct gc_verb gc_verbs[] = {
 	{"vmid", NULL, "", "prints this VM's number: 0 in the master", request_nothing, show_vmid, false},
 	{"ismaster", NULL, "", "exits with 0 in the master, with 1 in a clone", request_nothing, show_master, false},
 	{"my-ip", NULL, "", "prints this VM's address on the private network", request_nothing, show_ip, false},
-	{"generation", NULL, "", "prints the number of forks between the boot and this VM", request_nothing,
+	{"generation", NULL, "", "prints the number of the clone call that made this VM; it only grows", request_nothing,
 	 show_generation, false},
 	{"list", NULL, "", "shows every live VM of this virtual cluster", request_nothing, show_list, true},
 	{"request-ticket", "rt", "MAXCPUS MINVMS MINCPUSPERVM TIMEOUT_MS",

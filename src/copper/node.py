@@ -100,7 +100,7 @@ async def _serve(settings: Settings) -> None:
             state_dir=str(settings.state_dir),
         )
 
-    app.include_router(controller_routes(state, clusters, Calls(state, clusters), host, health))
+    app.include_router(controller_routes(state, clusters, Calls(state, clusters, host), host, health))
     app.include_router(host_routes(agent))
     try:
         await agent.vms.adopt()

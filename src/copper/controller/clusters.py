@@ -8,14 +8,24 @@ import logging
 from collections.abc import Sequence
 
 from copper.controller.hosts import Host
-from copper.controller.state import LIVE, ClusterDoc, State, cluster_key, now, shown, vm_key
+from copper.controller.state import (
+    LIVE,
+    ClusterDoc,
+    State,
+    Ticket,
+    cluster_key,
+    now,
+    shown,
+    ticket_key,
+    vm_key,
+)
+from copper.controller.tickets import Tickets, new_ticket
 from copper.model.api import Cluster, Frozen, NewCluster, ThawOrder, Vm, VmEnded, VmStatus
-from copper.model.errors import BadInput, Conflict, CopperError, NoRoom, NotFound
+from copper.model.errors import BadInput, Conflict, CopperError, NotFound
 from copper.model.machine import Identity, address_of
 from copper.model.names import check_name, vm_name
 from copper.store.contract import Changed
 
-EXPECTED_OWN_BYTES = 32 << 20  # of a new clone: what one has been seen to take, and a margin
 log = logging.getLogger(__name__)
 
 
@@ -28,6 +38,7 @@ class Clusters:
         self._host = host
         self._host_name = host_name
         self._ending: set[str] = set()
+        self.tickets = Tickets(state, host)
         self._forks: dict[str, set[asyncio.Task[list[Vm]]]] = collections.defaultdict(set)
 
     async def create(self, new: NewCluster) -> Cluster:
@@ -94,11 +105,17 @@ class Clusters:
                 f"virtual cluster {name!r} runs already", advice=f"gc-vc kill {name} ends it"
             )
         master = self._new_vm(doc, 0, 0, None)
+        own = new_ticket(master, doc.shape.cpus, 1, doc.shape.cpus, "used")
+        master = master.model_copy(update={"ticket": own.id})
         doc = doc.model_copy(update={"next_vmid": 1, "next_generation": 1})
         try:
             await self._store.commit(
                 expect={cluster_key(name): revision},
-                put={cluster_key(name): doc.model_dump(), vm_key(master.name): master.model_dump()},
+                put={
+                    cluster_key(name): doc.model_dump(),
+                    vm_key(master.name): master.model_dump(),
+                    ticket_key(own.id): own.model_dump(),
+                },
                 delete=[vm_key(vm.name) for vm in old if vm.name != master.name],
             )
         except Changed:
@@ -124,12 +141,13 @@ class Clusters:
             created=now(),
         )
 
-    async def clone(self, caller: Vm, count: int, call: int) -> list[Vm]:
-        """Forks a VM into `count` more, all or none. Raises NoRoom or what went wrong; nothing is left then.
+    async def clone(self, caller: Vm, count: int, call: int, ticket_id: object = None) -> list[Vm]:
+        """Forks a VM into `count` more, or onto all that a ticket holds; all or none.
 
-        A caller that goes away changes nothing: the fork was asked for.
+        A caller that goes away changes nothing: the fork was asked for. Raises NoRoom, NotFound (ticket) or what
+        went wrong; nothing is left then, and the ticket is as it was.
         """
-        fork = asyncio.create_task(self._clone(caller, count, call))
+        fork = asyncio.create_task(self._clone(caller, count, call, ticket_id))
         forks = self._forks[caller.cluster]
         forks.add(fork)
         fork.add_done_callback(forks.discard)
@@ -140,16 +158,17 @@ class Clusters:
                 raise Conflict(f"virtual cluster {caller.cluster!r} was killed") from None
             raise
 
-    async def _clone(self, caller: Vm, count: int, call: int) -> list[Vm]:
-        free = (await self._host.facts()).free_bytes
-        if count * EXPECTED_OWN_BYTES > free:
-            raise NoRoom(
-                f"no room for {count} clones: {count * EXPECTED_OWN_BYTES >> 20} MiB of memory are"
-                f" expected, {free >> 20} MiB are free"
-            )
+    async def _clone(self, caller: Vm, count: int, call: int, ticket_id: object) -> list[Vm]:
+        if ticket_id is None:  # ticket and fork in one
+            await self.tickets.check_room(count)
+            doc, _ = await self._state.cluster(caller.cluster)
+            ticket, revision = new_ticket(caller, doc.shape.cpus, count, doc.shape.cpus, "used"), 0
+        else:
+            ticket, revision = await self.tickets.to_use(caller, ticket_id)
+            count = ticket.vms
         # names are written down while the caller is frozen: neither needs the other
         frozen = asyncio.create_task(self._host.freeze(caller.name))
-        planned = asyncio.create_task(self._plan(caller, count))
+        planned = asyncio.create_task(self._plan(caller, ticket, revision))
         thaws: list[asyncio.Task[VmStatus]] = []
         try:
             image = (await frozen).image
@@ -167,40 +186,61 @@ class Clusters:
         except BaseException:
             for thaw in thaws:
                 thaw.cancel()
-            await asyncio.shield(self._undo_fork(planned, thaws))
+            await asyncio.shield(self._undo_fork(planned, thaws, ticket, revision))
             raise
         finally:
             await asyncio.shield(self._release(frozen))
 
-    async def _plan(self, caller: Vm, count: int) -> Sequence[Vm]:
-        """Writes down the clones' names before any host is told of them."""
+    def forks_of(self, cluster: str) -> list[asyncio.Task[list[Vm]]]:
+        """The forks of a virtual cluster that are under way."""
+        return list(self._forks[cluster])
+
+    async def _plan(self, caller: Vm, ticket: Ticket, revision: int) -> Sequence[Vm]:
+        """Writes down the clones' names, and that the ticket is used, before any host is told of them."""
+        used = ticket.model_copy(update={"status": "used", "expires": None})
         while True:
-            doc, revision = await self._state.cluster(caller.cluster)
+            doc, before = await self._state.cluster(caller.cluster)
             clones = [
-                self._new_vm(doc, doc.next_vmid + i, doc.next_generation, caller.vmid)
-                for i in range(count)
+                self._new_vm(doc, doc.next_vmid + i, doc.next_generation, caller.vmid).model_copy(
+                    update={"ticket": ticket.id, "lineage": [*caller.lineage, caller.vmid]}
+                )
+                for i in range(ticket.vms)
             ]
             updated = doc.model_copy(
                 update={
-                    "next_vmid": doc.next_vmid + count,
+                    "next_vmid": doc.next_vmid + ticket.vms,
                     "next_generation": doc.next_generation + 1,
                 }
             )
             put = {vm_key(vm.name): vm.model_dump() for vm in clones}
             put[cluster_key(doc.name)] = updated.model_dump()
+            put[ticket_key(ticket.id)] = used.model_dump()
+            expect = {cluster_key(doc.name): before, ticket_key(ticket.id): revision}
             try:
-                await self._store.commit(expect={cluster_key(doc.name): revision}, put=put)
+                await self._store.commit(expect=expect, put=put)
             except Changed:
+                if revision:
+                    await self.tickets.to_use(caller, ticket.id)
                 continue  # another clone call of this cluster was first
             return clones
 
     async def _undo_fork(
-        self, planned: asyncio.Task[Sequence[Vm]], thaws: Sequence[asyncio.Task[VmStatus]]
+        self,
+        planned: asyncio.Task[Sequence[Vm]],
+        thaws: Sequence[asyncio.Task[VmStatus]],
+        ticket: Ticket,
+        revision: int,
     ) -> None:
         await asyncio.gather(*thaws, return_exceptions=True)
         clones = (await asyncio.gather(planned, return_exceptions=True))[0]
-        if not isinstance(clones, BaseException):
-            await self._undo([vm.name for vm in clones])
+        if isinstance(clones, BaseException):
+            return
+        await self._undo([vm.name for vm in clones])
+        key = ticket_key(ticket.id)
+        if revision:
+            await self._store.commit(put={key: ticket.model_dump()})
+        else:
+            await self._store.commit(delete=[key])
 
     async def _release(self, frozen: asyncio.Task[Frozen]) -> None:
         image = (await asyncio.gather(frozen, return_exceptions=True))[0]
@@ -220,18 +260,25 @@ class Clusters:
     async def kill(self, name: str) -> list[str]:
         """Ends all VMs of a virtual cluster; returns their names. It can be booted again."""
         await self._state.cluster(name)
-        forks = list(self._forks[name])
+        forks = self.forks_of(name)
         for fork in forks:
             fork.cancel()  # each undoes itself
         await asyncio.gather(*forks, return_exceptions=True)
         vms = await self._state.vms(name)
-        self._ending |= {vm.name for vm in vms}
-        try:
-            await asyncio.gather(*(self._host.end(vm.name) for vm in vms))
-        finally:
-            self._ending -= {vm.name for vm in vms}
-        await self._store.commit(delete=[vm_key(vm.name) for vm in vms])
+        tickets = [t for t in await self._state.tickets() if t.cluster == name]
+        await self.end(vms)
+        await self._store.commit(delete=[ticket_key(ticket.id) for ticket in tickets])
         return [vm.name for vm in vms if vm.state in LIVE]
+
+    async def end(self, vms: Sequence[Vm]) -> None:
+        """Ends VMs and forgets them; what they had is free on return."""
+        names = {vm.name for vm in vms}
+        self._ending |= names
+        try:
+            await asyncio.gather(*(self._host.end(name) for name in names))
+        finally:
+            self._ending -= names
+        await self._store.commit(delete=[vm_key(name) for name in names])
 
     async def delete(self, name: str) -> None:
         """Forgets a virtual cluster. Raises Conflict while it runs."""
@@ -291,5 +338,6 @@ def _identity(vm: Vm, vmids: Sequence[int]) -> Identity:
         ip=vm.ip,
         parent=vm.parent,
         generation=vm.generation,
+        ticket=vm.ticket,
         vmids=list(vmids),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Literal
 
 from copper.model.api import Cluster, Vm
 from copper.model.errors import NotFound
@@ -11,6 +12,7 @@ from copper.store.contract import Entry, Store
 
 CLUSTERS = "clusters/"
 VMS = "vms/"
+TICKETS = "tickets/"
 LIVE = ("starting", "running", "paused")
 
 
@@ -23,6 +25,23 @@ class ClusterDoc(Record):
     created: float
     next_vmid: int = 0
     next_generation: int = 0
+
+
+class Ticket(Record):
+    """A reservation of room for clones. Its own VM's, of a master, is used from the start."""
+
+    id: str
+    cluster: str
+    holder: int  # the vmid that asked for it
+    cpus: int
+    vms: int
+    mincpuspervm: int
+    status: Literal["granted", "used"]
+    expires: float | None  # seconds since 1970; a used one does not
+
+
+def ticket_key(ticket: str) -> str:
+    return TICKETS + ticket
 
 
 def cluster_key(name: str) -> str:
@@ -63,6 +82,16 @@ class State:
         if cluster is not None:  # another's name may begin with this one's
             found = [vm for vm in found if vm.cluster == cluster]
         return sorted(found, key=lambda vm: (vm.cluster, vm.vmid))
+
+    async def ticket(self, ticket: str) -> tuple[Ticket, int]:
+        """A ticket and its revision. Raises NotFound."""
+        entry = await self.store.get(ticket_key(ticket))
+        if entry is None:
+            raise NotFound(f"there is no ticket {ticket!r:.60}")
+        return Ticket.model_validate(entry.value), entry.revision
+
+    async def tickets(self) -> list[Ticket]:
+        return [Ticket.model_validate(entry.value) for entry in await self.store.list(TICKETS)]
 
 
 def _vm(entry: Entry) -> Vm:

@@ -54,6 +54,8 @@ class Vm(Record):
     ip: str
     generation: int
     parent: int | None
+    lineage: list[int] = Field(default=[], description="its parent and all above, the oldest first")
+    ticket: str = Field(default="", description="what it was created on")
     state: VmState
     host: str
     created: float
