@@ -18,7 +18,7 @@ from copper.image.layers import Layer, joined
 from copper.image.machine import Image, Machine, node_of
 from copper.model.errors import CopperError, NoRoom
 from copper.model.settings import MIB, Settings
-from copper.vmm.layers import FLATTEN, SKIP_ZERO, LayerReply, new_layer, seal
+from copper.vmm.layers import FLATTEN, PAGE, SKIP_ZERO, LayerReply, new_layer, seal
 
 LONGEST_STACK = 8  # layers above the lowest, before they are joined into one
 COPY_AHEAD_PAGES = 2048  # below this, copying ahead costs more than the pause it saves
@@ -97,7 +97,7 @@ async def freeze(
         state_fd = os.memfd_create("copper-state", os.MFD_CLOEXEC)
         try:
             fdset = await _lend(machine, state_fd)
-            ahead, flags = await _copy_ahead(machine, fd, lowest)
+            ahead, flags = await _copy_ahead(machine, fd, lowest, room)
             if step_aside:
                 await _prepare_spare(machine, settings)
             if quiesce is not None:
@@ -150,15 +150,27 @@ async def _lend(machine: Machine, fd: int) -> int:
         os.close(writable)
 
 
-async def _copy_ahead(machine: Machine, fd: int, lowest: bool) -> tuple[LayerReply | None, int]:
-    """Copies, while the VM runs, what can be: layers to be joined, and own pages when they are many."""
+async def _copy_ahead(
+    machine: Machine, fd: int, lowest: bool, room: int
+) -> tuple[LayerReply | None, int]:
+    """Copies, while the VM runs, what can be: layers to be joined, and own pages when they are many.
+
+    Raises NoRoom before anything is copied.
+    """
     if lowest:
         return None, SKIP_ZERO
     control = machine.process.layers
     flatten = len(machine.layers) > LONGEST_STACK
-    if not flatten and (await control.stat()).pages < COPY_AHEAD_PAGES:
-        return None, 0
+    own = (await control.stat()).pages
     ranges = joined(machine.layers[1:]) if flatten else []
+    wanted = own * PAGE + sum(length for _, length in ranges)
+    if wanted > room:
+        raise NoRoom(
+            f"no memory left for an image: it needs {wanted >> 20} MiB, there is room for {room >> 20}",
+            advice="end VMs, or set COPPER_KEEP_FREE_MIB or COPPER_LAYERS_MIB",
+        )
+    if not flatten and own < COPY_AHEAD_PAGES:
+        return None, 0
     return await control.precopy(fd, ranges), FLATTEN if flatten else 0
 
 
@@ -204,7 +216,7 @@ async def _paused(
             frozen = await _step_aside(machine)
         mark()
         saved = await control.save(
-            fd, flags=flags, most_bytes=room + (ahead.pages * 4096 if ahead else 0)
+            fd, flags=flags, most_bytes=room + (ahead.pages * PAGE if ahead else 0)
         )
         mark()
         failed = False
