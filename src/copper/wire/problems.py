@@ -25,5 +25,10 @@ def from_problem(body: object) -> CopperError:
     """The error that a problem says, or a plain one when it says nothing known."""
     if not isinstance(body, dict):
         return CopperError(f"unexpected answer: {body!r:.100}")
-    kind = all_errors().get(str(body.get("code")), CopperError)
-    return kind(str(body.get("detail") or body), advice=str(body.get("advice") or ""))
+    kinds = all_errors()
+    code, status = str(body.get("code")), body.get("status")
+    # a code of a newer Copper: the HTTP status still says what kind it is
+    by_status = (kind for kind in kinds.values() if kind.http_status == status)
+    kind = kinds.get(code) or next(by_status, CopperError)
+    message = str(body.get("detail") or body.get("title") or "Copper gave no reason")
+    return kind(message, advice=str(body.get("advice") or ""))
