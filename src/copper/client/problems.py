@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno as errnos
 import json
 
-from copper.model.errors import CopperError, NoRoom, NotFound, Refused, all_errors
+from copper.model.errors import CopperError, NoRoom, NotFound, Refused
 from copper.wire.problems import from_problem
 
 _BY_ERRNO: dict[int, type[CopperError]] = {
@@ -25,13 +25,9 @@ def error_of(status: int, body: bytes) -> CopperError:
         problem = json.loads(body)
     except ValueError:
         problem = None
-    if isinstance(problem, dict) and problem.get("code") in all_errors():
-        return from_problem(problem)
-    # a code of a newer Copper, or no problem: the HTTP status still says what kind it is
-    kinds = all_errors().values()
-    kind = next((kind for kind in kinds if kind.http_status == status), CopperError)
-    detail = problem.get("detail") if isinstance(problem, dict) else None
-    return kind(str(detail or f"Copper answered with the HTTP status {status}"))
+    said = problem if isinstance(problem, dict) else {}
+    detail = f"Copper answered with the HTTP status {status}"
+    return from_problem({"status": status, "detail": detail, **said})
 
 
 def error_of_errno(errno: int, message: str) -> CopperError:
