@@ -26,8 +26,8 @@ def error_of(status: int, body: bytes) -> CopperError:
     except ValueError:
         problem = None
     said = problem if isinstance(problem, dict) else {}
-    detail = f"Copper answered with the HTTP status {status}"
-    return from_problem({"status": status, "detail": detail, **said})
+    detail = said.get("detail") or f"Copper answered with the HTTP status {status}"
+    return from_problem({"status": status, **said, "detail": detail})
 
 
 def error_of_errno(errno: int, message: str) -> CopperError:
