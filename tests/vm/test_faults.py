@@ -106,6 +106,36 @@ def test_a_master_that_is_killed_while_it_forks_leaves_nothing(copper: Copper, m
         copper.run("gc-vc", "delete", "a")
 
 
+def test_a_clone_whose_qemu_is_killed_while_it_thaws_undoes_the_fork(
+    copper: Copper, micro: str
+) -> None:
+    master = copper.boot("a", micro)
+    for _ in range(4):
+        before = set(copper.qemus())
+        call = subprocess.Popen(
+            [str(COMMANDS / "gc-vm"), "exec", master, "--", "gc", "clone", "6"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, **copper.environment},
+        )
+        fresh: set[int] = set()
+        while len(fresh) < 3 and call.poll() is None:
+            fresh = set(copper.qemus()) - before
+        for pid in list(fresh)[:1]:
+            os.kill(pid, signal.SIGKILL)
+        out, error = call.communicate(timeout=120)
+        there = {status.name for status in copper.client.statuses()}
+        if call.returncode == 0:  # it was a standby that nobody needed, or another took its place
+            assert out == b"0\n"
+        else:
+            assert (call.returncode, out) == (5, b"")
+            assert len(error.decode().strip().splitlines()) == 1
+            assert there == {master}
+        assert there <= {vm.name for vm in copper.client.vms("a")}
+        copper.exec(master, "gc", "killall")
+        assert copper.vms("a") == [master]
+
+
 def test_no_memory_for_a_fork(accel: str, micro: str) -> None:
     with a_copper(accel, COPPER_LAYERS_MIB="1") as copper:
         master = copper.boot("a", micro)
