@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -100,7 +101,9 @@ async def _serve(settings: Settings) -> None:
             state_dir=str(settings.state_dir),
         )
 
-    app.include_router(controller_routes(state, clusters, Calls(state, clusters, host), host, health))
+    app.include_router(
+        controller_routes(state, clusters, Calls(state, clusters, host), host, health)
+    )
     app.include_router(host_routes(agent))
     try:
         await agent.vms.adopt()
@@ -140,6 +143,8 @@ def serve(settings: Settings) -> None:
     for noisy in ("httpx2", "httpcore2", "httpx", "httpcore", "uvicorn.error"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a VM takes some fifteen descriptors
     with _alone(settings):
         asyncio.run(_serve(settings))
 

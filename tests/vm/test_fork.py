@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import json
+import signal
 
 from tests.vm.machinery import Copper
 
@@ -23,6 +24,19 @@ def test_clones_have_the_masters_memory_processes_and_disk(copper: Copper, micro
     for vmid, answer in enumerate(answers):
         is_master = "0" if vmid == 0 else "1"
         assert answer == ["in-memory", "on-disk", str(vmid), f"a-{vmid}", is_master]
+
+
+def test_a_hundred_machines_from_one_call(copper: Copper, micro: str) -> None:
+    master = copper.boot("a", micro)
+    clones = copper.clone(master, 100)
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        said = list(pool.map(lambda vm: copper.sh(vm, "gc vmid"), clones))
+    assert said == [f"{vmid}\n" for vmid in range(1, 101)]
+    # a new host agent finds them all again
+    copper.stop(signal.SIGKILL)
+    copper.start()
+    assert len(copper.client.statuses()) == 101
+    assert {vm.state for vm in copper.client.vms("a")} == {"running"}
 
 
 def test_what_one_machine_writes_no_other_sees(copper: Copper, micro: str) -> None:
