@@ -53,7 +53,9 @@ def unknown_messages(page: str, sources: str) -> list[str]:
         quote
         for quote in quoted_messages(page)
         if quote not in NOT_OURS
-        and not all(part.strip(" '\",;:)") in sources for part in re.split(r"…|bookworm| \(", quote))
+        and not all(
+            part.strip(" '\",;:)") in sources for part in re.split(r"…|bookworm| \(", quote)
+        )
     ]
 
 
