@@ -98,6 +98,7 @@ async def _serve(settings: Settings) -> None:
             host=agent.name,
             accelerator=agent.verdict.accelerator,
             accelerator_reason=agent.verdict.reason,
+            accelerator_proven=agent.verdict.proven,
             state_dir=str(settings.state_dir),
         )
 

@@ -41,10 +41,12 @@ def demo() -> None:
     client = Client(settings)
     steps = Steps()
     with steps.step("starting Copper"):
-        health, _ = ensure_up(settings)
-    how = {"kvm": "with KVM", "tcg": "emulated"}.get(health.accelerator, health.accelerator)
+        ensure_up(settings)
     _end_earlier(client, steps)
     _ready_image(settings, steps)
+    # asked now: the first image that is booted decides it
+    accelerator = client.health().accelerator
+    how = {"kvm": "with KVM", "tcg": "emulated"}.get(accelerator, accelerator)
     with steps.step(f"booting {CLUSTER} from its image, {how}"):
         client.create(CLUSTER, IMAGE)
         master = client.boot(CLUSTER).name

@@ -166,4 +166,5 @@ class Health(Record):
     host: str
     accelerator: str
     accelerator_reason: str
+    accelerator_proven: bool = Field(default=True, description="whether a guest has shown it")
     state_dir: str

@@ -43,6 +43,8 @@ def up(foreground: bool) -> None:
 def describe(health: Health) -> str:
     """One line about a Copper that serves."""
     accelerator = {"kvm": "KVM", "tcg": "emulation"}.get(health.accelerator, health.accelerator)
+    if not health.accelerator_proven:
+        accelerator += " if the first image's guest runs with it"
     return f"version {health.version}, process {health.pid}, {accelerator}, state in {health.state_dir}"
 
 
