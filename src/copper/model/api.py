@@ -8,9 +8,11 @@ from pydantic import Field
 
 from copper.model.machine import Identity, Needs, Record, Shape
 
-VmState = Literal["starting", "running", "paused", "ending", "dead"]
-ClusterState = Literal["defined", "running"]
+VmState = Literal["starting", "running", "paused", "suspended", "ending", "dead"]
+ClusterState = Literal["defined", "running", "paused", "suspended"]
 Event = Literal["boot", "clone", "adopt", "resume"]
+MemoryClass = Literal["guaranteed", "shared"]
+Strategy = Literal["near", "pack", "spread"]
 
 
 class Problem(Record):
@@ -24,6 +26,26 @@ class Problem(Record):
     advice: str = ""
 
 
+class Limits(Record):
+    """Most that a virtual cluster may have at once, live or promised; None is no limit of its own."""
+
+    vms: int | None = Field(default=None, ge=1, le=1 << 20)
+    cpus: int | None = Field(
+        default=None, ge=1, le=1 << 20, description="processors of all its VMs"
+    )
+    memory_mib: int | None = Field(
+        default=None, ge=1, le=1 << 30, description="memory of all its VMs, as reserved"
+    )
+
+
+class Requirements(Record):
+    """What a host must have for the VMs of a virtual cluster."""
+
+    tags: list[str] = Field(default=[])
+    networks: list[str] = Field(default=[])
+    storage: list[str] = Field(default=[])
+
+
 class NewCluster(Record):
     """A virtual cluster to be made. What is not given follows the image."""
 
@@ -31,6 +53,13 @@ class NewCluster(Record):
     image: str
     memory_mib: int | None = None
     cpus: int | None = None
+    memory_class: MemoryClass = "shared"
+    placement: Strategy = "near"
+    requires: Requirements = Requirements()
+    limits: Limits = Limits()
+    owner: str | None = Field(
+        default=None, description="whose it is; only an admin may name another"
+    )
 
 
 class Cluster(Record):
@@ -40,6 +69,11 @@ class Cluster(Record):
     image: str
     shape: Shape
     state: ClusterState
+    owner: str = "root"
+    memory_class: MemoryClass = "shared"
+    placement: Strategy = "near"
+    requires: Requirements = Requirements()
+    limits: Limits = Limits()
     vms: int = Field(description="live VMs")
     next_vmid: int = Field(description="the vmid that the next clone gets; none is used twice")
     created: float = Field(description="seconds since 1970")
@@ -60,6 +94,10 @@ class Vm(Record):
     host: str
     created: float
     reason: str = Field(default="", description="why it ended, when it did on its own")
+    owner: str = "root"
+    cpus: int = 1
+    memory_mib: int = 0
+    reserved_bytes: int = Field(default=0, description="memory that is kept for it on its host")
 
 
 class VmStatus(Record):
@@ -127,6 +165,37 @@ class VmEnded(Record):
     reason: str
 
 
+class VmLimits(Record):
+    """What a host holds a VM to, live."""
+
+    cpus: float | None = Field(
+        default=None, gt=0, description="processors' time, 1.5 is one and a half"
+    )
+    own_bytes: int | None = Field(default=None, ge=1 << 20, description="memory of its own at most")
+
+
+class VmUse(Record):
+    """What one VM has used since it began, and holds now: the counters only grow."""
+
+    name: str
+    cluster: str
+    nominal_bytes: int
+    shared_bytes: int
+    own_bytes: int
+    cpu_s: float
+    disk_read_bytes: int = 0
+    disk_written_bytes: int = 0
+    net_received_bytes: int = 0
+    net_sent_bytes: int = 0
+
+
+class HostReport(Record):
+    """A host and its VMs, measured at one moment."""
+
+    facts: HostFacts
+    vms: list[VmUse]
+
+
 class HostFacts(Record):
     """A host: what it has, and what of it is in use. Memory in bytes."""
 
@@ -142,6 +211,11 @@ class HostFacts(Record):
     machine: str
     vms: int
     standbys: int
+    cpu_ratio: float = Field(default=4, description="virtual processors for each real one")
+    tags: list[str] = Field(default=[])
+    networks: list[str] = Field(default=[])
+    storage: list[str] = Field(default=[])
+    fetches: bool = Field(default=False, description="whether it can thaw what another host froze")
 
 
 class ImageInfo(Record):

@@ -28,6 +28,17 @@ class Settings:
     keep_disk_mib: int = 256  # room that is left free below state_dir
     standbys: int = 2  # processes kept ready for each shape of VM in use
     clone_deadline_s: float = 60.0
+    cpu_ratio: float = 4.0  # virtual processors that are given out for each real one
+    ticket_expires_s: float = 300.0  # a ticket that nobody used by then is taken back
+    report_s: float = 2.0  # how often a host measures itself and its VMs
+    tags: tuple[str, ...] = ()  # what this host is good for, as virtual clusters require it
+    networks: tuple[str, ...] = ()
+    storage: tuple[str, ...] = ()
+    listen: str = ""  # HOST:PORT besides the Unix socket; other than loopback needs TLS
+    tls_cert: str = ""  # PEM files
+    tls_key: str = ""
+    fake: bool = False  # machines without QEMU, for tests and simulations
+    fake_hosts: int = 1
 
     @property
     def api_socket(self) -> Path:
@@ -65,6 +76,17 @@ _VARIABLES = {
     "COPPER_KEEP_DISK_MIB": "keep_disk_mib",
     "COPPER_STANDBYS": "standbys",
     "COPPER_CLONE_DEADLINE_S": "clone_deadline_s",
+    "COPPER_CPU_RATIO": "cpu_ratio",
+    "COPPER_TICKET_EXPIRES_S": "ticket_expires_s",
+    "COPPER_REPORT_S": "report_s",
+    "COPPER_TAGS": "tags",
+    "COPPER_NETWORKS": "networks",
+    "COPPER_STORAGE": "storage",
+    "COPPER_LISTEN": "listen",
+    "COPPER_TLS_CERT": "tls_cert",
+    "COPPER_TLS_KEY": "tls_key",
+    "COPPER_FAKE": "fake",
+    "COPPER_FAKE_HOSTS": "fake_hosts",
 }
 
 
@@ -79,6 +101,14 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> Settings:
         default = getattr(defaults, field)
         if field == "accel" and text not in ("auto", "kvm", "tcg"):
             raise BadInput(f"{variable}={text!r}", advice="expected auto, kvm or tcg")
+        if isinstance(default, bool):
+            if text not in ("0", "1"):
+                raise BadInput(f"{variable}={text!r}", advice="expected 0 or 1")
+            values[field] = text == "1"
+            continue
+        if isinstance(default, tuple):
+            values[field] = tuple(part.strip() for part in text.split(",") if part.strip())
+            continue
         try:
             values[field] = (
                 Path(text).absolute() if isinstance(default, Path) else type(default)(text)

@@ -1,0 +1,115 @@
+"""What the controller writes down: the records of its tables, and their keys.
+
+A key is its table's name, a slash, and the record's own name; the store sees JSON objects.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from copper.model.api import Limits, MemoryClass, Requirements, Strategy, Vm
+from copper.model.machine import Record, Shape
+from copper.model.operations import Operation
+from copper.model.tickets import Ticket
+from copper.model.usage import Usage
+from copper.model.users import ROOT, Token, User
+
+LIVE = ("starting", "running", "paused", "suspended")  # those that still belong to their cluster
+HELD = ("starting", "running", "paused")  # those that take memory and processors of a host
+
+
+class ClusterRow(Record):
+    """A virtual cluster as it is written down. No vmid and no generation is used twice."""
+
+    name: str
+    image: str
+    shape: Shape
+    created: float
+    owner: str = ROOT
+    memory_class: MemoryClass = "shared"
+    placement: Strategy = "near"
+    requires: Requirements = Requirements()
+    limits: Limits = Limits()
+    next_vmid: int = 0
+    next_generation: int = 0
+
+
+class TokenRow(Token):
+    """A token as it is written down: whoever reads the state cannot use it."""
+
+    sha256: str
+
+
+class Reply(Record):
+    """What a request with an idempotency key was answered with, for when it comes again."""
+
+    user: str
+    key: str
+    request_sha256: str = Field(description="of method, path and body: another request is refused")
+    status: int | None = Field(description="None: it is being worked on, or was when Copper ended")
+    body: Any = None
+    created: float
+
+
+class Learnt(Record):
+    """What clones of an image were seen to write, in bytes of their own."""
+
+    image: str
+    own_bytes: float
+    seen: int = Field(description="how many samples it stands on")
+
+
+class UsageRow(Usage):
+    """The usage of a virtual cluster in one hour."""
+
+
+TABLES: dict[str, type[Record]] = {
+    "clusters": ClusterRow,
+    "vms": Vm,
+    "tickets": Ticket,
+    "users": User,
+    "tokens": TokenRow,
+    "operations": Operation,
+    "replies": Reply,
+    "learnt": Learnt,
+    "usage": UsageRow,
+}
+
+
+def cluster_key(name: str) -> str:
+    return f"clusters/{name}"
+
+
+def vm_key(name: str) -> str:
+    return f"vms/{name}"
+
+
+def ticket_key(ticket: str) -> str:
+    return f"tickets/{ticket}"
+
+
+def user_key(name: str) -> str:
+    return f"users/{name}"
+
+
+def token_key(token: str) -> str:
+    return f"tokens/{token}"
+
+
+def operation_key(operation: str) -> str:
+    return f"operations/{operation}"
+
+
+def reply_key(user: str, key: str) -> str:
+    return f"replies/{user}/{key}"
+
+
+def learnt_key(image: str) -> str:
+    return f"learnt/{image}"
+
+
+def usage_key(cluster: str, hour: int) -> str:
+    """`hour`: since 1970."""
+    return f"usage/{cluster}/{hour:08d}"
