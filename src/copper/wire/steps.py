@@ -1,0 +1,71 @@
+"""Named steps of what Copper does, where a test can stop it as a crash would.
+
+`step` does nothing unless a test has put a hook here. Each name is `VERB.WHAT-WAS-JUST-DONE`; `host.…` are the host agent's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+STEPS = (
+    "create.checked",
+    "create.written",
+    "create.warmed",
+    "boot.planned",
+    "boot.thawed",
+    "boot.written",
+    "ticket.asked",
+    "ticket.placed",
+    "ticket.written",
+    "ticket.prepared",
+    "ticket.expired",
+    "ticket.released",
+    "clone.checked",
+    "clone.reserved",
+    "clone.planned",
+    "clone.frozen",
+    "clone.prepared",
+    "clone.ordered",
+    "clone.thawed",
+    "clone.written",
+    "clone.released",
+    "clone.undone",
+    "kill.forks-ended",
+    "kill.ended",
+    "kill.written",
+    "delete.written",
+    "pause.ordered",
+    "pause.written",
+    "unpause.ordered",
+    "unpause.written",
+    "suspend.planned",
+    "suspend.stored",
+    "suspend.written",
+    "suspend.ended",
+    "resume.planned",
+    "resume.thawed",
+    "resume.written",
+    "resume.discarded",
+    "host.thaw-began",
+    "host.thawed",
+    "host.recorded",
+    "host.running",
+    "host.frozen",
+    "host.freeze-recorded",
+    "host.released",
+    "host.ending",
+    "host.ended",
+    "host.suspend-frozen",
+    "host.suspend-stored",
+    "host.suspend-ended",
+    "host.resume-loaded",
+    "host.resumed",
+)
+
+hook: Callable[[str], Awaitable[None]] | None = None
+
+
+async def step(name: str) -> None:
+    """Says that a step is done."""
+    if hook is not None:
+        await hook(name)
