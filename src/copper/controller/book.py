@@ -107,10 +107,27 @@ class Book:
         `expect`: keys and the very records that were read, None for absent. Raises Changed, and what the store raises;
         nothing is changed then. A caller that goes away does not undo it.
         """
-        delete = [key for key in delete if key not in put]
-        keys = {*expect, *put, *delete}
+        delete = list(delete)
+        await self.settled(*expect, *put, *delete)
+        return await asyncio.shield(self.submit(expect=expect, put=put, delete=delete))
+
+    async def settled(self, *keys: str) -> None:
+        """Returns when none of these keys is being written: what is decided then can be submitted at once."""
         while before := {self._writing[key] for key in keys if key in self._writing}:
             await asyncio.wait(before)
+
+    def submit(
+        self,
+        *,
+        expect: Mapping[str, Record | None] = {},
+        put: Mapping[str, Record] = {},
+        delete: Iterable[str] = (),
+    ) -> asyncio.Task[int]:
+        """As `commit`, for keys that are settled: seen at once, durable when the task is done. Raises Changed."""
+        delete = [key for key in delete if key not in put]
+        keys = {*expect, *put, *delete}
+        if any(key in self._writing for key in keys):
+            raise Changed("it is being written")
         for key, wanted in expect.items():
             if self.find(key, Record) != wanted:
                 raise Changed(f"{key} has changed")
@@ -121,7 +138,7 @@ class Book:
         task = asyncio.create_task(self._write(revisions, put, delete, old))
         for key in keys:
             self._writing[key] = task
-        return await asyncio.shield(task)
+        return task
 
     async def _write(
         self,

@@ -5,11 +5,11 @@ A key is its table's name, a slash, and the record's own name; the store sees JS
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
-from copper.model.api import Limits, MemoryClass, Requirements, Strategy, Vm
+from copper.model.api import Limits, MemoryClass, Requirements, Strategy, Vm, VmLimits
 from copper.model.machine import Record, Shape
 from copper.model.operations import Operation
 from copper.model.tickets import Ticket
@@ -32,6 +32,10 @@ class ClusterRow(Record):
     placement: Strategy = "near"
     requires: Requirements = Requirements()
     limits: Limits = Limits()
+    vm_limits: VmLimits = VmLimits()
+    intent: Literal["", "suspend", "resume"] = Field(
+        default="", description="what was begun with the whole of it, to be finished after a crash"
+    )
     next_vmid: int = 0
     next_generation: int = 0
 

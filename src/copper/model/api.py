@@ -120,6 +120,15 @@ class VmStatus(Record):
     last_pause_ms: float | None = Field(description="how long its last freeze stopped it")
 
 
+class VmLimits(Record):
+    """What a host holds a VM to, live."""
+
+    cpus: float | None = Field(
+        default=None, gt=0, description="processors' time, 1.5 is one and a half"
+    )
+    own_bytes: int | None = Field(default=None, ge=1 << 20, description="memory of its own at most")
+
+
 class ThawOrder(Record):
     """Make a VM of an image: of a stored one by name, or of one that was just frozen, by its id."""
 
@@ -128,6 +137,9 @@ class ThawOrder(Record):
     frozen: str | None = None
     event: Event = "boot"
     call: int | None = Field(default=None, description="the guest's call that this clone answers")
+    source: str = Field(default="", description="the host that froze it, when it is another")
+    reserved_bytes: int = Field(default=0, description="memory that is kept for it")
+    limits: VmLimits = VmLimits()
 
 
 class Frozen(Record):
@@ -163,15 +175,6 @@ class VmEnded(Record):
 
     vm: str
     reason: str
-
-
-class VmLimits(Record):
-    """What a host holds a VM to, live."""
-
-    cpus: float | None = Field(
-        default=None, gt=0, description="processors' time, 1.5 is one and a half"
-    )
-    own_bytes: int | None = Field(default=None, ge=1 << 20, description="memory of its own at most")
 
 
 class VmUse(Record):
