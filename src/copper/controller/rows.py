@@ -17,7 +17,12 @@ from copper.model.usage import Usage
 from copper.model.users import ROOT, Token, User
 
 LIVE = ("starting", "running", "paused", "suspended")  # those that still belong to their cluster
-HELD = ("starting", "running", "paused")  # those that take memory and processors of a host
+HELD = (
+    "starting",
+    "running",
+    "paused",
+    "ending",
+)  # those that take memory and processors of a host
 
 
 class ClusterRow(Record):
@@ -63,10 +68,20 @@ class Learnt(Record):
     image: str
     own_bytes: float
     seen: int = Field(description="how many samples it stands on")
+    recent: list[int] = Field(default=[], description="the last of them, the oldest first")
 
 
 class UsageRow(Usage):
     """The usage of a virtual cluster in one hour."""
+
+
+class Counted(Record):
+    """How far the counters of a host's VMs are in the rows of usage; written with these."""
+
+    host: str
+    vms: dict[str, tuple[str, str, float, int, int, int, int]] = Field(
+        description="by VM and process: virtual cluster, owner, and the counters of VmUse"
+    )
 
 
 TABLES: dict[str, type[Record]] = {
@@ -79,6 +94,7 @@ TABLES: dict[str, type[Record]] = {
     "replies": Reply,
     "learnt": Learnt,
     "usage": UsageRow,
+    "counted": Counted,
 }
 
 
@@ -114,6 +130,10 @@ def learnt_key(image: str) -> str:
     return f"learnt/{image}"
 
 
-def usage_key(cluster: str, hour: int) -> str:
-    """`hour`: since 1970."""
-    return f"usage/{cluster}/{hour:08d}"
+def usage_key(cluster: str, hour: int, owner: str = ROOT) -> str:
+    """`hour`: since 1970. A name may be given to another owner's virtual cluster within the hour."""
+    return f"usage/{cluster}/{hour:08d}/{owner}"
+
+
+def counted_key(host: str) -> str:
+    return f"counted/{host}"

@@ -190,6 +190,9 @@ class VmUse(Record):
     disk_written_bytes: int = 0
     net_received_bytes: int = 0
     net_sent_bytes: int = 0
+    process: str = Field(
+        default="", description="which process of it: another one's counters began at 0"
+    )
 
 
 class HostReport(Record):
@@ -197,6 +200,9 @@ class HostReport(Record):
 
     facts: HostFacts
     vms: list[VmUse]
+    ended: list[VmUse] = Field(
+        default=[], description="VMs that ended in the last minute, with their last counters"
+    )
 
 
 class HostFacts(Record):
