@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Callable
 from typing import Any
 
-from copper.controller.calls import Calls
-from copper.controller.clusters import Clusters
-from copper.controller.hosts import Host
-from copper.controller.state import State
+from copper.controller.core import Core
 from copper.model.api import (
     Frozen,
     GuestCall,
     HostFacts,
+    HostReport,
     ImageInfo,
     NewCluster,
     ThawOrder,
+    VmLimits,
+    VmState,
     VmStatus,
+    VmUse,
 )
+from copper.model.audit import Inventory
 from copper.model.errors import CopperError, NotFound
 from copper.model.machine import Needs, Shape
 from copper.store.contract import Store
@@ -27,11 +31,19 @@ NEEDS = Needs(qemu="9.9.9", machine="pc-q35-9.9", accelerator="tcg", processor="
 SHAPE = Shape(memory_mib=256, cpus=2, disk_bytes=1 << 28)
 
 
-class FakeHost(Host):
+class FakeHost:
     """VMs are entries of a dictionary. `room` is how many more fit; `fail` names what goes wrong."""
 
-    def __init__(self, room: int = 1000) -> None:
+    def __init__(self, room: int = 1000, name: str = "fake", cpus: int = 1024) -> None:
+        self.name = name
+        self.cpus = cpus
         self.room = room
+        self.tags: list[str] = []
+        self.fetches = False
+        self.own = 32 << 20
+        self.paused: set[str] = set()
+        self.stored: dict[str, dict[str, ThawOrder]] = {}
+        self.limits: dict[str, VmLimits] = {}
         self.running: dict[str, ThawOrder] = {}
         self.frozen: set[str] = set()
         self.prepared: list[int] = []
@@ -43,12 +55,12 @@ class FakeHost(Host):
         if what in self.fail:
             raise CopperError(f"{what} failed, as asked")
 
-    async def facts(self) -> HostFacts:
+    def facts(self) -> HostFacts:
         return HostFacts(
-            name="fake",
-            cpus=4,
-            memory_bytes=1 << 34,
-            free_bytes=(self.room - len(self.running)) * (32 << 20),
+            name=self.name,
+            cpus=self.cpus,
+            memory_bytes=1 << 40,
+            free_bytes=self.room * (32 << 20) - len(self.running) * self.own,
             disk_bytes=1 << 40,
             disk_free_bytes=1 << 39,
             accelerator="tcg",
@@ -57,7 +69,24 @@ class FakeHost(Host):
             machine="pc-q35-9.9",
             vms=len(self.running),
             standbys=0,
+            tags=self.tags,
+            fetches=self.fetches,
         )
+
+    async def report(self) -> HostReport:
+        self._check("report")
+        use = [
+            VmUse(
+                name=name,
+                cluster=order.identity.cluster,
+                nominal_bytes=SHAPE.memory_bytes,
+                shared_bytes=2,
+                own_bytes=self.own,
+                cpu_s=1.5,
+            )
+            for name, order in self.running.items()
+        ]
+        return HostReport(facts=self.facts(), vms=use)
 
     async def images(self) -> list[ImageInfo]:
         return [
@@ -84,12 +113,13 @@ class FakeHost(Host):
         return [self._status(order) for order in self.running.values()]
 
     def _status(self, order: ThawOrder) -> VmStatus:
+        state: VmState = "paused" if order.identity.name in self.paused else "running"
         return VmStatus(
             name=order.identity.name,
             identity=order.identity,
             shape=SHAPE,
             needs=NEEDS,
-            state="running",
+            state=state,
             pid=1,
             template="micro",
             own_bytes=1,
@@ -101,7 +131,7 @@ class FakeHost(Host):
         )
 
     async def thaw(self, order: ThawOrder) -> VmStatus:
-        if order.frozen is not None and order.frozen not in self.frozen:
+        if order.frozen is not None and not order.source and order.frozen not in self.frozen:
             raise NotFound(f"there is no image {order.frozen}")
         if self.gate is not None:
             self.at_gate.set()
@@ -112,7 +142,9 @@ class FakeHost(Host):
         return self._status(order)
 
     async def end(self, name: str) -> None:
+        self._check("end")
         self.running.pop(name, None)
+        self.paused.discard(name)
 
     async def freeze(self, name: str) -> Frozen:
         self._check("freeze")
@@ -129,22 +161,76 @@ class FakeHost(Host):
         self._check("prepare")
         self.prepared.append(count)
 
+    async def pause(self, name: str) -> None:
+        self._check("pause")
+        self._check(f"pause {name}")
+        self.paused.add(name)
+
+    async def unpause(self, name: str) -> None:
+        self._check("unpause")
+        self.paused.discard(name)
+
+    async def limit(self, name: str, limits: VmLimits) -> None:
+        self._check(f"limit {name}")
+        self.limits[name] = limits
+
+    async def suspend(self, cluster: str, vms: list[str]) -> None:
+        self._check("suspend")
+        stored = self.stored.setdefault(cluster, {})
+        for name in vms:
+            if name in self.running:
+                stored[name] = self.running.pop(name)
+                self.paused.discard(name)
+
+    async def resume(self, cluster: str) -> None:
+        self._check("resume")
+        self.running |= self.stored.pop(cluster, {})
+
+    async def discard(self, cluster: str) -> None:
+        self.stored.pop(cluster, None)
+
+    async def suspended(self) -> dict[str, list[str]]:
+        return {cluster: sorted(vms) for cluster, vms in self.stored.items()}
+
+    async def inventory(self) -> Inventory:
+        return Inventory(host=self.name, vms={name: "running" for name in self.running}, found=[])
+
+    async def mend(self, thing: str, name: str) -> None:
+        self._check("mend")
+
 
 class World:
-    """A controller over a fake host, and calls as guests make them."""
+    """A controller over fake hosts, and calls as guests make them."""
 
-    def __init__(self, room: int = 1000, store: Store | None = None) -> None:
-        self.host = FakeHost(room)
-        self.state = State(store or MemoryStore())
-        self.clusters = Clusters(self.state, self.host, "fake")
-        self.calls = Calls(self.state, self.clusters, self.host)
+    def __init__(
+        self,
+        room: int = 1000,
+        store: Store | None = None,
+        hosts: list[FakeHost] | None = None,
+        ticket_expires_s: float = 300.0,
+    ) -> None:
+        self.host = hosts[0] if hosts else FakeHost(room)
+        self.hosts = hosts or [self.host]
+        self.core = Core(store or MemoryStore(), report_s=0.05, ticket_expires_s=ticket_expires_s)
+        self.book = self.core.book
+        for host in self.hosts:
+            self.core.hosts.add(host.name, host)
+        self._work = contextlib.AsyncExitStack()
 
-    async def boot(self, name: str = "a") -> str:
-        await self.clusters.create(NewCluster(name=name, image="micro"))
-        return (await self.clusters.boot(name)).name
+    async def __aenter__(self) -> World:
+        await self._work.enter_async_context(self.core.working())
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._work.aclose()
+
+    async def boot(self, name: str = "a", **settings: Any) -> str:
+        owner = settings.pop("owner", "root")
+        await self.core.create(owner, NewCluster(name=name, image="micro", **settings))
+        return (await self.core.boot(name)).name
 
     async def call(self, vm: str, verb: str, **args: Any) -> dict[str, Any]:
-        return await self.calls.answer(GuestCall(vm=vm, call=7, verb=verb, args=args))
+        return await self.core.calls.answer(GuestCall(vm=vm, call=7, verb=verb, args=args))
 
     async def ticket(
         self, vm: str, maxcpus: int = 4, minvms: int = 1, mincpus: int = 1, timeout_ms: int = 0
@@ -159,10 +245,20 @@ class World:
         )
         return str(result["ticket"])
 
-    async def vmids(self, cluster: str = "a") -> list[int]:
-        return [vm.vmid for vm in await self.state.vms(cluster)]
+    def vmids(self, cluster: str = "a") -> list[int]:
+        return [vm.vmid for vm in self.book.vms(cluster)]
 
-    async def agree(self) -> None:
-        """What is written down is what the host has, and nothing else."""
-        assert {vm.name for vm in await self.state.vms()} == set(self.host.running)
-        assert self.host.frozen == set()
+    def agree(self) -> None:
+        """What is written down is what the hosts have, and nothing else."""
+        there = {(name, host.name) for host in self.hosts for name in host.running}
+        rows = {(vm.name, vm.host) for vm in self.book.vms() if vm.state in ("running", "paused")}
+        assert rows == there
+        assert [vm.state for vm in self.book.vms() if vm.state in ("starting", "ending")] == []
+        assert all(host.frozen == set() for host in self.hosts)
+
+
+async def until(holds: Callable[[], bool], deadline_s: float = 20.0) -> None:
+    """Returns when it holds. Raises TimeoutError."""
+    async with asyncio.timeout(deadline_s):
+        while not holds():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)

@@ -1,55 +1,96 @@
-"""Virtual clusters: made, booted, forked, ended. Decided here, written down first, done by a host."""
+"""Virtual clusters: made, booted, limited, ended. Decided here, written down first, done by hosts."""
 
 from __future__ import annotations
 
 import asyncio
-import collections
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from copper.controller.hosts import Host
-from copper.controller.state import (
-    LIVE,
-    ClusterDoc,
-    State,
-    Ticket,
-    cluster_key,
-    now,
-    shown,
-    ticket_key,
-    vm_key,
+from copper.controller.book import Book, now
+from copper.controller.hosts import Hosts
+from copper.controller.rows import LIVE, ClusterRow, cluster_key, ticket_key, vm_key
+from copper.controller.tickets import Tickets
+from copper.model.api import (
+    Cluster,
+    ClusterState,
+    ImageInfo,
+    Limits,
+    NewCluster,
+    ThawOrder,
+    Vm,
+    VmEnded,
+    VmLimits,
 )
-from copper.controller.tickets import Tickets, new_ticket
-from copper.model.api import Cluster, Frozen, NewCluster, ThawOrder, Vm, VmEnded, VmStatus
-from copper.model.errors import BadInput, Conflict, CopperError, NotFound
-from copper.model.machine import Identity, address_of
+from copper.model.errors import BadInput, Conflict, CopperError, NoRoom, NotFound
+from copper.model.machine import Identity, Record, Shape, address_of
 from copper.model.names import check_name, vm_name
 from copper.store.contract import Changed
+from copper.wire.steps import step
 
 log = logging.getLogger(__name__)
 
+Progress = Callable[[int, int], None]  # parts done, of how many
+ASKED_FOR_IMAGES = 8  # hosts: all have the same images until they fetch them from each other
+
+
+def no_progress(done: int, parts: int) -> None:
+    """For callers that do not follow."""
+
 
 class Clusters:
-    """What may be asked of virtual clusters."""
+    """What may be asked of virtual clusters, but for forks and what is done to the whole of one."""
 
-    def __init__(self, state: State, host: Host, host_name: str) -> None:
-        self._state = state
-        self._store = state.store
-        self._host = host
-        self._host_name = host_name
-        self._ending: set[str] = set()
-        self.tickets = Tickets(state, host)
-        self._forks: dict[str, set[asyncio.Task[list[Vm]]]] = collections.defaultdict(set)
+    def __init__(self, book: Book, hosts: Hosts, tickets: Tickets) -> None:
+        self._book = book
+        self._hosts = hosts
+        self._tickets = tickets
 
-    async def create(self, new: NewCluster) -> Cluster:
+    # reading
+
+    def shown(self, row: ClusterRow) -> Cluster:
+        """A virtual cluster as users see it: it runs while one of its VMs does."""
+        live = [vm.state for vm in self._book.vms(row.name) if vm.state in LIVE]
+        return Cluster(
+            name=row.name,
+            image=row.image,
+            shape=row.shape,
+            state=_state_of(live),
+            owner=row.owner,
+            memory_class=row.memory_class,
+            placement=row.placement,
+            requires=row.requires,
+            limits=row.limits,
+            vms=len(live),
+            next_vmid=row.next_vmid,
+            created=row.created,
+        )
+
+    def show(self, name: str) -> Cluster:
+        return self.shown(self._book.cluster(name))
+
+    def all(self) -> list[Cluster]:
+        return [self.shown(row) for row in self._book.clusters()]
+
+    async def images(self) -> list[ImageInfo]:
+        """Stored images of all hosts, by name, with the virtual clusters that stand on them."""
+        names = self._hosts.names()[:ASKED_FOR_IMAGES]
+        found = await asyncio.gather(*(self._hosts.get(name).images() for name in names))
+        images = {image.name: image for here in reversed(found) for image in here}
+        users: dict[str, list[str]] = {}
+        for row in self._book.clusters():
+            users.setdefault(row.image, []).append(row.name)
+        return [
+            images[name].model_copy(update={"users": users.get(name, [])})
+            for name in sorted(images)
+        ]
+
+    # making and forgetting
+
+    async def create(self, owner: str, new: NewCluster) -> Cluster:
         """Raises BadInput, NotFound (image) or Conflict (the name exists)."""
         check_name(new.name, "virtual cluster")
         check_name(new.image, "image")
-        images = {image.name: image for image in await self._host.images()}
-        image = images.get(new.image)
-        if image is None:
-            known = ", ".join(images) or "there are none; copper image build makes one"
-            raise NotFound(f"there is no image {new.image!r}", advice=f"images: {known}")
+        image = await self._image(new.image)
         for field, wanted, has in (
             ("memory", new.memory_mib, image.memory_mib),
             ("cpus", new.cpus, image.cpus),
@@ -59,285 +100,278 @@ class Clusters:
                     f"{field} {wanted}: image {new.image} was booted with {has}",
                     advice=f"build an image with --{field} {wanted}",
                 )
-        doc = ClusterDoc.model_validate(
-            {
-                "name": new.name,
-                "image": new.image,
-                "shape": {
-                    "memory_mib": image.memory_mib,
-                    "cpus": image.cpus,
-                    "disk_bytes": image.disk_bytes,
-                },
-                "created": now(),
-            }
+        await step("create.checked")
+        row = ClusterRow(
+            name=new.name,
+            image=new.image,
+            shape=Shape(memory_mib=image.memory_mib, cpus=image.cpus, disk_bytes=image.disk_bytes),
+            created=now(),
+            owner=owner,
+            memory_class=new.memory_class,
+            placement=new.placement,
+            requires=new.requires,
+            limits=new.limits,
         )
+        key = cluster_key(new.name)
         try:
-            await self._store.commit(
-                expect={cluster_key(new.name): 0}, put={cluster_key(new.name): doc.model_dump()}
-            )
+            await self._book.commit(expect={key: None}, put={key: row})
         except Changed:
             raise Conflict(f"virtual cluster {new.name!r} exists") from None
-        await self._host.warm(new.image)
-        return shown(doc, [])
+        await step("create.written")
+        await self._warm(row)
+        await step("create.warmed")
+        return self.shown(row)
+
+    async def _image(self, name: str) -> ImageInfo:
+        images = {image.name: image for image in await self.images()}
+        if name not in images:
+            known = ", ".join(images) or "there are none; copper image build makes one"
+            raise NotFound(f"there is no image {name!r}", advice=f"images: {known}")
+        return images[name]
+
+    async def _warm(self, row: ClusterRow) -> None:
+        """Has the image in memory where the master would go; that it cannot go anywhere now is no error yet."""
+        try:
+            places, _ = self._tickets.places(row, 1, 1, "")
+        except NoRoom:
+            return
+        await self._hosts.get(next(iter(places))).warm(row.image)
 
     async def warm(self) -> None:
         """Has the images of all virtual clusters in memory before they are asked for."""
-        for image in {doc.image for doc in await self._state.clusters()}:
+        for row in {row.image: row for row in self._book.clusters()}.values():
             try:
-                await self._host.warm(image)
+                await self._warm(row)
             except CopperError as error:
-                log.warning("image %s is not ready: %s", image, error)
-
-    async def all(self) -> list[Cluster]:
-        vms = await self._state.vms()
-        return [shown(doc, vms) for doc in await self._state.clusters()]
-
-    async def show(self, name: str) -> Cluster:
-        doc, _ = await self._state.cluster(name)
-        return shown(doc, await self._state.vms(name))
-
-    async def boot(self, name: str) -> Vm:
-        """Starts the master from the image's template. Raises Conflict when the cluster runs."""
-        doc, revision = await self._state.cluster(name)
-        old = await self._state.vms(name)
-        if any(vm.state in LIVE for vm in old):
-            raise Conflict(
-                f"virtual cluster {name!r} runs already", advice=f"gc-vc kill {name} ends it"
-            )
-        master = self._new_vm(doc, 0, 0, None)
-        own = new_ticket(master, doc.shape.cpus, 1, doc.shape.cpus, "used")
-        master = master.model_copy(update={"ticket": own.id})
-        doc = doc.model_copy(update={"next_vmid": 1, "next_generation": 1})
-        try:
-            await self._store.commit(
-                expect={cluster_key(name): revision},
-                put={
-                    cluster_key(name): doc.model_dump(),
-                    vm_key(master.name): master.model_dump(),
-                    ticket_key(own.id): own.model_dump(),
-                },
-                delete=[vm_key(vm.name) for vm in old if vm.name != master.name],
-            )
-        except Changed:
-            raise Conflict(f"virtual cluster {name!r} is being changed by another") from None
-        order = ThawOrder(identity=_identity(master, []), template=doc.image)
-        try:
-            await self._host.thaw(order)
-        except BaseException:
-            await asyncio.shield(self._undo([master.name]))
-            raise
-        return (await self._running([master]))[0]
-
-    def _new_vm(self, doc: ClusterDoc, vmid: int, generation: int, parent: int | None) -> Vm:
-        return Vm(
-            name=vm_name(doc.name, vmid),
-            cluster=doc.name,
-            vmid=vmid,
-            ip=address_of(vmid),
-            generation=generation,
-            parent=parent,
-            state="starting",
-            host=self._host_name,
-            created=now(),
-        )
-
-    async def clone(self, caller: Vm, count: int, call: int, ticket_id: object = None) -> list[Vm]:
-        """Forks a VM into `count` more, or onto all that a ticket holds; all or none.
-
-        A caller that goes away changes nothing: the fork was asked for. Raises NoRoom, NotFound (ticket) or what
-        went wrong; nothing is left then, and the ticket is as it was.
-        """
-        fork = asyncio.create_task(self._clone(caller, count, call, ticket_id))
-        forks = self._forks[caller.cluster]
-        forks.add(fork)
-        fork.add_done_callback(forks.discard)
-        try:
-            return await asyncio.shield(fork)
-        except asyncio.CancelledError:
-            if fork.cancelled():
-                raise Conflict(f"virtual cluster {caller.cluster!r} was killed") from None
-            raise
-
-    async def _clone(self, caller: Vm, count: int, call: int, ticket_id: object) -> list[Vm]:
-        if ticket_id is None:  # ticket and fork in one
-            await self.tickets.check_room(count)
-            doc, _ = await self._state.cluster(caller.cluster)
-            ticket, revision = new_ticket(caller, doc.shape.cpus, count, doc.shape.cpus, "used"), 0
-        else:
-            ticket, revision = await self.tickets.to_use(caller, ticket_id)
-            count = ticket.vms
-        # names are written down while the caller is frozen: neither needs the other
-        frozen = asyncio.create_task(self._host.freeze(caller.name))
-        planned = asyncio.create_task(self._plan(caller, ticket, revision))
-        thaws: list[asyncio.Task[VmStatus]] = []
-        try:
-            image = (await frozen).image
-            # not before: a process that starts would make the pause longer
-            await self._host.prepare(caller.name, count)
-            clones = await planned
-            vmids = [vm.vmid for vm in clones]
-            for vm in clones:
-                order = ThawOrder(
-                    identity=_identity(vm, vmids), frozen=image, event="clone", call=call
-                )
-                thaws.append(asyncio.create_task(self._host.thaw(order)))
-            await asyncio.gather(*thaws)
-            return await self._running(clones)
-        except BaseException:
-            for thaw in thaws:
-                thaw.cancel()
-            await asyncio.shield(self._undo_fork(planned, thaws, ticket, revision))
-            raise
-        finally:
-            await asyncio.shield(self._release(frozen))
-
-    def forks_of(self, cluster: str) -> list[asyncio.Task[list[Vm]]]:
-        """The forks of a virtual cluster that are under way."""
-        return list(self._forks[cluster])
-
-    async def _plan(self, caller: Vm, ticket: Ticket, revision: int) -> Sequence[Vm]:
-        """Writes down the clones' names, and that the ticket is used, before any host is told of them."""
-        used = ticket.model_copy(update={"status": "used", "expires": None})
-        while True:
-            doc, before = await self._state.cluster(caller.cluster)
-            clones = [
-                self._new_vm(doc, doc.next_vmid + i, doc.next_generation, caller.vmid).model_copy(
-                    update={"ticket": ticket.id, "lineage": [*caller.lineage, caller.vmid]}
-                )
-                for i in range(ticket.vms)
-            ]
-            updated = doc.model_copy(
-                update={
-                    "next_vmid": doc.next_vmid + ticket.vms,
-                    "next_generation": doc.next_generation + 1,
-                }
-            )
-            put = {vm_key(vm.name): vm.model_dump() for vm in clones}
-            put[cluster_key(doc.name)] = updated.model_dump()
-            put[ticket_key(ticket.id)] = used.model_dump()
-            expect = {cluster_key(doc.name): before, ticket_key(ticket.id): revision}
-            try:
-                await self._store.commit(expect=expect, put=put)
-            except Changed:
-                if revision:
-                    await self.tickets.to_use(caller, ticket.id)
-                continue  # another clone call of this cluster was first
-            return clones
-
-    async def _undo_fork(
-        self,
-        planned: asyncio.Task[Sequence[Vm]],
-        thaws: Sequence[asyncio.Task[VmStatus]],
-        ticket: Ticket,
-        revision: int,
-    ) -> None:
-        await asyncio.gather(*thaws, return_exceptions=True)
-        clones = (await asyncio.gather(planned, return_exceptions=True))[0]
-        if isinstance(clones, BaseException):
-            return
-        await self._undo([vm.name for vm in clones])
-        key = ticket_key(ticket.id)
-        if revision:
-            await self._store.commit(put={key: ticket.model_dump()})
-        else:
-            await self._store.commit(delete=[key])
-
-    async def _release(self, frozen: asyncio.Task[Frozen]) -> None:
-        image = (await asyncio.gather(frozen, return_exceptions=True))[0]
-        if not isinstance(image, BaseException):
-            await self._host.release(image.image)
-
-    async def _undo(self, names: Sequence[str]) -> None:
-        for name in names:
-            await self._host.end(name)
-        await self._store.commit(delete=[vm_key(name) for name in names])
-
-    async def _running(self, vms: Sequence[Vm]) -> list[Vm]:
-        done = [vm.model_copy(update={"state": "running"}) for vm in vms]
-        await self._store.commit(put={vm_key(vm.name): vm.model_dump() for vm in done})
-        return done
-
-    async def kill(self, name: str) -> list[str]:
-        """Ends all VMs of a virtual cluster; returns their names. It can be booted again."""
-        await self._state.cluster(name)
-        forks = self.forks_of(name)
-        for fork in forks:
-            fork.cancel()  # each undoes itself
-        await asyncio.gather(*forks, return_exceptions=True)
-        vms = await self._state.vms(name)
-        tickets = [t for t in await self._state.tickets() if t.cluster == name]
-        await self.end(vms)
-        await self._store.commit(delete=[ticket_key(ticket.id) for ticket in tickets])
-        return [vm.name for vm in vms if vm.state in LIVE]
-
-    async def end(self, vms: Sequence[Vm]) -> None:
-        """Ends VMs and forgets them; what they had is free on return."""
-        names = {vm.name for vm in vms}
-        self._ending |= names
-        try:
-            await asyncio.gather(*(self._host.end(name) for name in names))
-        finally:
-            self._ending -= names
-        await self._store.commit(delete=[vm_key(name) for name in names])
+                log.warning("image %s is not ready: %s", row.image, error)
 
     async def delete(self, name: str) -> None:
-        """Forgets a virtual cluster. Raises Conflict while it runs."""
-        _, revision = await self._state.cluster(name)
-        vms = await self._state.vms(name)
-        if any(vm.state in LIVE for vm in vms):
+        """Forgets a virtual cluster. Raises Conflict while it has VMs."""
+        await self._settled(name)
+        row = self._book.cluster(name)
+        vms = self._book.vms(name)
+        if any(vm.state in LIVE or vm.state == "ending" for vm in vms):
             raise Conflict(
-                f"virtual cluster {name!r} runs", advice=f"gc-vc kill {name} ends its VMs first"
+                f"virtual cluster {name!r} has VMs", advice=f"gc-vc kill {name} ends them first"
             )
         keys = [cluster_key(name), *(vm_key(vm.name) for vm in vms)]
-        await self._store.commit(expect={cluster_key(name): revision}, delete=keys)
+        await asyncio.shield(self._book.submit(expect={cluster_key(name): row}, delete=keys))
+        await step("delete.written")
 
     async def delete_image(self, name: str) -> None:
         """Deletes a stored image. Raises Conflict while a virtual cluster stands on it."""
         check_name(name, "image")
-        users = [doc.name for doc in await self._state.clusters() if doc.image == name]
+        users = [row.name for row in self._book.clusters() if row.image == name]
         if users:
             raise Conflict(
                 f"image {name} is in use by {', '.join(users[:5])}",
                 advice=f"gc-vc delete {users[0]} lets go of it",
             )
-        await self._host.delete_image(name)
+        found = 0
+        for host in self._hosts.names():
+            try:
+                await self._hosts.get(host).delete_image(name)
+                found += 1
+            except NotFound:
+                continue
+        if not found:
+            await self._image(name)  # says that there is none, and which there are
+
+    async def limit(self, name: str, limits: Limits | None, vm_limits: VmLimits | None) -> Cluster:
+        """Sets what a virtual cluster, and each of its VMs, may have. What it has already stays.
+
+        Raises what a host says that cannot hold VMs to it; then nothing is changed.
+        """
+        await self._book.settled(cluster_key(name))
+        row = self._book.cluster(name)
+        changes: dict[str, object] = {}
+        if limits is not None:
+            changes["limits"] = limits
+        if vm_limits is not None:
+            changes["vm_limits"] = vm_limits
+            running = [vm for vm in self._book.vms(name) if vm.state in ("running", "paused")]
+            try:
+                for vm in running:
+                    await self._hosts.get(vm.host).limit(vm.name, vm_limits)
+            except BaseException:
+                for vm in running:
+                    await self._hosts.get(vm.host).limit(vm.name, row.vm_limits)
+                raise
+        key = cluster_key(name)
+        row = self._book.cluster(name)
+        await self._book.commit(expect={key: row}, put={key: row.model_copy(update=changes)})
+        return self.show(name)
+
+    # booting and ending
+
+    async def boot(self, name: str, progress: Progress = no_progress) -> Vm:
+        """Starts the master from the image's template. Raises Conflict when the cluster has VMs, NoRoom."""
+        row = self._book.cluster(name)
+        await self.look_again(row, 1, "")
+        await self._settled(name)
+        row = self._book.cluster(name)
+        old = self._book.vms(name)
+        if any(vm.state in LIVE or vm.state == "ending" for vm in old):
+            raise Conflict(
+                f"virtual cluster {name!r} runs already", advice=f"gc-vc kill {name} ends it"
+            )
+        places, reserved = self._tickets.places(row, 1, 1, "")
+        master = self.new_vm(row, 0, 0, None, next(iter(places)), reserved)
+        own = self._tickets.new(master, places, row.shape.cpus, reserved, "used")
+        master = master.model_copy(update={"ticket": own.id})
+        booted = row.model_copy(update={"next_vmid": 1, "next_generation": 1})
+        put = {
+            cluster_key(name): booted,
+            vm_key(master.name): master,
+            ticket_key(own.id): own,
+        }
+        await asyncio.shield(
+            self._book.submit(
+                expect={cluster_key(name): row}, put=put, delete=[vm_key(vm.name) for vm in old]
+            )
+        )
+        try:
+            await step("boot.planned")
+            progress(0, 1)
+            await self._hosts.get(master.host).thaw(self.order(row, master, [], row.image))
+            await step("boot.thawed")
+            vm = (await self.running([master]))[0]
+        except BaseException:
+            await asyncio.shield(self.undo([master], [ticket_key(own.id)]))
+            raise
+        await step("boot.written")
+        progress(1, 1)
+        return vm
+
+    async def look_again(self, row: ClusterRow, least: int, near: str) -> None:
+        """Where there seems to be no room, hosts are measured anew: what ended lately has given its memory back."""
+        try:
+            self._tickets.places(row, least, least, near)
+        except NoRoom:
+            await self._hosts.refresh(*([near] if near else []))
+
+    async def _settled(self, name: str) -> None:
+        keys = [vm_key(vm.name) for vm in self._book.vms(name)]
+        tickets = [ticket_key(ticket.id) for ticket in self._book.tickets(name)]
+        await self._book.settled(cluster_key(name), *keys, *tickets)
+
+    def new_vm(
+        self,
+        row: ClusterRow,
+        vmid: int,
+        generation: int,
+        parent: int | None,
+        host: str,
+        reserved: int,
+    ) -> Vm:
+        return Vm(
+            name=vm_name(row.name, vmid),
+            cluster=row.name,
+            vmid=vmid,
+            ip=address_of(vmid),
+            generation=generation,
+            parent=parent,
+            state="starting",
+            host=host,
+            created=now(),
+            owner=row.owner,
+            cpus=row.shape.cpus,
+            memory_mib=row.shape.memory_mib,
+            reserved_bytes=reserved,
+        )
+
+    def order(self, row: ClusterRow, vm: Vm, vmids: Sequence[int], template: str = "") -> ThawOrder:
+        """What a host is told to make of a VM's row."""
+        identity = Identity(
+            cluster=vm.cluster,
+            vmid=vm.vmid,
+            name=vm.name,
+            ip=vm.ip,
+            parent=vm.parent,
+            generation=vm.generation,
+            ticket=vm.ticket,
+            vmids=list(vmids),
+        )
+        return ThawOrder(
+            identity=identity,
+            template=template or None,
+            reserved_bytes=vm.reserved_bytes,
+            limits=row.vm_limits,
+        )
+
+    async def running(self, vms: Sequence[Vm]) -> list[Vm]:
+        """Writes down that these VMs run."""
+        done = [vm.model_copy(update={"state": "running"}) for vm in vms]
+        await self._book.commit(
+            expect={vm_key(vm.name): vm for vm in vms}, put={vm_key(vm.name): vm for vm in done}
+        )
+        return done
+
+    async def undo(
+        self, vms: Sequence[Vm], tickets: Iterable[str] = (), restore: Mapping[str, Record] = {}
+    ) -> None:
+        """Ends VMs that were begun, and forgets them and `tickets`; what they stood on is as `restore` has it.
+
+        One whose host does not answer is ended when it does, and holds what it was to have until then.
+        """
+        await self._end_on_hosts(vms, tickets, restore)
+
+    async def end(self, vms: Sequence[Vm]) -> None:
+        """Ends VMs of one virtual cluster and forgets them; what they had is free on return."""
+        keys = [vm_key(vm.name) for vm in vms]
+        await self._book.settled(*keys)
+        now_there = [found for key in keys if (found := self._book.find(key, Vm)) is not None]
+        going = [vm for vm in now_there if vm.state != "ending"]
+        ending = {vm_key(vm.name): vm.model_copy(update={"state": "ending"}) for vm in going}
+        await asyncio.shield(
+            self._book.submit(expect={vm_key(vm.name): vm for vm in going}, put=ending)
+        )
+        tickets = self._tickets.gone_with(list(now_there))
+        await asyncio.shield(self._end_on_hosts(now_there, tickets))
+
+    async def _end_on_hosts(
+        self, vms: Sequence[Vm], tickets: Iterable[str], restore: Mapping[str, Record] = {}
+    ) -> None:
+        """Releases what the hosts confirm; the rest stays held, and is tried again."""
+        ended = await asyncio.gather(
+            *(self._hosts.get(vm.host).end(vm.name) for vm in vms), return_exceptions=True
+        )
+        await step("kill.ended")
+        gone, left = [], []
+        failure: BaseException | None = None
+        for vm, outcome in zip(vms, ended, strict=True):
+            if isinstance(outcome, BaseException):
+                log.warning("VM %s could not be ended: %s", vm.name, outcome)
+                failure = outcome
+                left.append(vm)
+            else:
+                gone.append(vm)
+        put: dict[str, Record] = {
+            vm_key(vm.name): vm.model_copy(update={"state": "ending"}) for vm in left
+        }
+        if not left:  # in one transaction, so that nobody takes the room in between
+            put |= restore
+        await self._book.commit(put=put, delete=[*(vm_key(vm.name) for vm in gone), *tickets])
+        await step("kill.written")
+        if failure is not None:
+            raise failure
 
     async def ended(self, ended: VmEnded) -> None:
         """A VM ended on its own: it stays in the lists, with the reason, until its cluster is killed or booted."""
-        entry = await self._store.get(vm_key(ended.vm))
-        if entry is None or ended.vm in self._ending:
+        key = vm_key(ended.vm)
+        await self._book.settled(key)
+        vm = self._book.find(key, Vm)
+        if vm is None or vm.state not in ("running", "paused"):
             return
-        vm = Vm.model_validate(entry.value)
-        if vm.state == "running":
-            dead = vm.model_copy(update={"state": "dead", "reason": ended.reason})
-            await self._store.commit(put={vm_key(vm.name): dead.model_dump()})
-
-    async def reconcile(self) -> None:
-        """After a start: finishes or undoes what was begun, by what the host has."""
-        there = {vm.name for vm in await self._host.vms()}
-        known = {vm.name: vm for vm in await self._state.vms()}
-        for vm in known.values():
-            if vm.state == "starting":
-                log.warning("VM %s was not finished: undone", vm.name)
-                await self._undo([vm.name])
-            elif vm.state in LIVE and vm.name not in there:
-                await self.ended(VmEnded(vm=vm.name, reason="it ended with its host"))
-        for name in there - known.keys():
-            log.warning("VM %s is nobody's: ended", name)
-            try:
-                await self._host.end(name)
-            except CopperError as error:
-                log.error("VM %s could not be ended: %s", name, error)
+        dead = vm.model_copy(update={"state": "dead", "reason": ended.reason})
+        await self._book.commit(put={key: dead}, delete=self._tickets.gone_with([vm]))
 
 
-def _identity(vm: Vm, vmids: Sequence[int]) -> Identity:
-    return Identity(
-        cluster=vm.cluster,
-        vmid=vm.vmid,
-        name=vm.name,
-        ip=vm.ip,
-        parent=vm.parent,
-        generation=vm.generation,
-        ticket=vm.ticket,
-        vmids=list(vmids),
-    )
+def _state_of(live: Sequence[str]) -> ClusterState:
+    if not live:
+        return "defined"
+    if all(state == "suspended" for state in live):
+        return "suspended"
+    if all(state == "paused" for state in live):
+        return "paused"
+    return "running"

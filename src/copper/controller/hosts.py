@@ -1,51 +1,203 @@
-"""The controller's view of a host agent: what it may tell it to do."""
+"""The hosts that a controller has: what it may tell each to do, and what each last said of itself."""
 
 from __future__ import annotations
 
-from copper.model.api import Frozen, HostFacts, ImageInfo, StandbyOrder, ThawOrder, VmStatus
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from typing import Any, Protocol
+
+from copper.controller.capacity import Capacity
+from copper.model.api import (
+    Frozen,
+    HostReport,
+    ImageInfo,
+    StandbyOrder,
+    ThawOrder,
+    VmLimits,
+    VmStatus,
+)
+from copper.model.audit import Inventory
+from copper.model.errors import CopperError, NotFound
 from copper.wire.http import Peer
 
+log = logging.getLogger(__name__)
 
-class Host:
-    """One host agent, over HTTP."""
+
+class Host(Protocol):
+    """What a controller may tell a host agent to do. Every call may raise CopperError, and may be repeated."""
+
+    async def report(self) -> HostReport: ...
+    async def images(self) -> list[ImageInfo]: ...
+    async def delete_image(self, name: str) -> None: ...
+    async def warm(self, image: str) -> None:
+        """Has a stored image in memory, checked, and processes ready for it."""
+        ...
+
+    async def vms(self) -> list[VmStatus]: ...
+    async def thaw(self, order: ThawOrder) -> VmStatus: ...
+    async def end(self, name: str) -> None: ...
+    async def freeze(self, name: str) -> Frozen: ...
+    async def release(self, image: str) -> None: ...
+    async def prepare(self, vm: str, count: int) -> None: ...
+    async def pause(self, name: str) -> None: ...
+    async def unpause(self, name: str) -> None: ...
+    async def limit(self, name: str, limits: VmLimits) -> None: ...
+    async def suspend(self, cluster: str, vms: list[str]) -> None: ...
+    async def resume(self, cluster: str) -> None: ...
+    async def discard(self, cluster: str) -> None:
+        """Forgets a suspended virtual cluster."""
+        ...
+
+    async def suspended(self) -> dict[str, list[str]]:
+        """The suspended virtual clusters that are stored here, and their VMs."""
+        ...
+
+    async def inventory(self) -> Inventory: ...
+    async def mend(self, thing: str, name: str) -> None: ...
+
+
+class HttpHost:
+    """A host agent, over HTTP."""
 
     def __init__(self, peer: Peer) -> None:
         self._peer = peer
 
-    async def facts(self) -> HostFacts:
-        return HostFacts.model_validate(await self._peer.request("GET", "/host/v1/facts"))
+    async def _ask(self, method: str, path: str, body: Any = None, timeout_s: float = 120) -> Any:
+        return await self._peer.request(method, "/host/v1" + path, body, timeout_s=timeout_s)
+
+    async def report(self) -> HostReport:
+        return HostReport.model_validate(await self._ask("GET", "/report"))
 
     async def images(self) -> list[ImageInfo]:
-        found = await self._peer.request("GET", "/host/v1/images")
-        return [ImageInfo.model_validate(image) for image in found]
+        return [ImageInfo.model_validate(image) for image in await self._ask("GET", "/images")]
 
     async def delete_image(self, name: str) -> None:
-        await self._peer.request("DELETE", f"/host/v1/images/{name}")
+        await self._ask("DELETE", f"/images/{name}")
 
     async def warm(self, image: str) -> None:
-        """Has a stored image in memory, checked, and processes ready for it. Raises what is wrong with it."""
-        await self._peer.request("POST", f"/host/v1/images/{image}/warm")
+        await self._ask("POST", f"/images/{image}/warm")
 
     async def vms(self) -> list[VmStatus]:
-        found = await self._peer.request("GET", "/host/v1/vms")
-        return [VmStatus.model_validate(vm) for vm in found]
+        return [VmStatus.model_validate(vm) for vm in await self._ask("GET", "/vms")]
 
     async def thaw(self, order: ThawOrder) -> VmStatus:
-        name = order.identity.name
-        return VmStatus.model_validate(
-            await self._peer.request("PUT", f"/host/v1/vms/{name}", order, timeout_s=600)
-        )
+        path = f"/vms/{order.identity.name}"
+        return VmStatus.model_validate(await self._ask("PUT", path, order, timeout_s=600))
 
     async def end(self, name: str) -> None:
-        await self._peer.request("DELETE", f"/host/v1/vms/{name}")
+        await self._ask("DELETE", f"/vms/{name}")
 
     async def freeze(self, name: str) -> Frozen:
-        return Frozen.model_validate(
-            await self._peer.request("POST", f"/host/v1/vms/{name}/freeze")
-        )
+        return Frozen.model_validate(await self._ask("POST", f"/vms/{name}/freeze"))
 
     async def release(self, image: str) -> None:
-        await self._peer.request("DELETE", f"/host/v1/frozen/{image}")
+        await self._ask("DELETE", f"/frozen/{image}")
 
     async def prepare(self, vm: str, count: int) -> None:
-        await self._peer.request("POST", "/host/v1/standbys", StandbyOrder(vm=vm, count=count))
+        await self._ask("POST", "/standbys", StandbyOrder(vm=vm, count=count))
+
+    async def pause(self, name: str) -> None:
+        await self._ask("POST", f"/vms/{name}/pause")
+
+    async def unpause(self, name: str) -> None:
+        await self._ask("POST", f"/vms/{name}/unpause")
+
+    async def limit(self, name: str, limits: VmLimits) -> None:
+        await self._ask("PUT", f"/vms/{name}/limits", limits)
+
+    async def suspend(self, cluster: str, vms: list[str]) -> None:
+        await self._ask("POST", f"/clusters/{cluster}/suspend", {"vms": vms}, timeout_s=3600)
+
+    async def resume(self, cluster: str) -> None:
+        await self._ask("POST", f"/clusters/{cluster}/resume", timeout_s=3600)
+
+    async def discard(self, cluster: str) -> None:
+        await self._ask("DELETE", f"/clusters/{cluster}/suspended")
+
+    async def suspended(self) -> dict[str, list[str]]:
+        found = await self._ask("GET", "/suspended")
+        return {str(cluster): [str(vm) for vm in vms] for cluster, vms in found.items()}
+
+    async def inventory(self) -> Inventory:
+        return Inventory.model_validate(await self._ask("GET", "/inventory"))
+
+    async def mend(self, thing: str, name: str) -> None:
+        await self._ask("POST", "/mend", {"thing": thing, "name": name})
+
+
+class Hosts:
+    """All hosts by name. `capacity` has what those say that answer."""
+
+    def __init__(self, capacity: Capacity, report_s: float = 2.0) -> None:
+        self.capacity = capacity
+        self.reports: dict[str, HostReport] = {}
+        self._links: dict[str, Host] = {}
+        self.report_s = report_s
+        self._asking: dict[str, asyncio.Task[None]] = {}
+        self._watchers: list[Callable[[HostReport], None]] = []
+
+    def add(self, name: str, link: Host) -> None:
+        self._links[name] = link
+
+    def names(self) -> list[str]:
+        return sorted(self._links)
+
+    def get(self, name: str) -> Host:
+        """Raises NotFound."""
+        link = self._links.get(name)
+        if link is None:
+            known = ", ".join(self.names()[:5]) or "there are none"
+            raise NotFound(f"there is no host {name!r}", advice=f"hosts: {known}")
+        return link
+
+    def on_report(self, seen: Callable[[HostReport], None]) -> None:
+        self._watchers.append(seen)
+
+    async def refresh(self, *names: str) -> None:
+        """Has these hosts measured now; who asks while one measures waits for that."""
+        waiting = []
+        for name in names or self.names():
+            task = self._asking.get(name)
+            if task is None:
+                task = asyncio.create_task(self._ask(name))
+                self._asking[name] = task
+                task.add_done_callback(partial(self._asked, name))
+            waiting.append(task)
+        await asyncio.gather(*(asyncio.shield(task) for task in waiting))
+
+    def _asked(self, name: str, _: asyncio.Task[None]) -> None:
+        del self._asking[name]
+
+    async def _ask(self, name: str) -> None:
+        try:
+            async with asyncio.timeout(30):
+                report = await self._links[name].report()
+        except (CopperError, TimeoutError) as error:
+            if name in self.reports:
+                log.warning("host %s does not answer: %s", name, error)
+            self.reports.pop(name, None)
+            self.capacity.forget(name)
+            return
+        self.reports[name] = report
+        self.capacity.report(report)
+        for seen in self._watchers:
+            seen(report)
+
+    async def watch(self) -> None:
+        """Has all hosts measured again and again, until it is cancelled."""
+        while True:
+            await self.refresh()
+            await asyncio.sleep(self.report_s)
+
+    @contextlib.asynccontextmanager
+    async def watched(self) -> AsyncIterator[None]:
+        """Watches for as long as the context is open."""
+        task = asyncio.create_task(self.watch())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)

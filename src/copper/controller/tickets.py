@@ -3,147 +3,370 @@
 from __future__ import annotations
 
 import asyncio
-import time
+import dataclasses
+import logging
 import uuid
+from collections.abc import Callable
 
-from copper.controller.hosts import Host
-from copper.controller.state import LIVE, State, Ticket, now, ticket_key
-from copper.model.api import Vm
-from copper.model.errors import BadInput, NoRoom, NotFound
-from copper.model.names import MOST_CLONES
+from copper.controller.book import Book, now
+from copper.controller.capacity import Capacity, left_of
+from copper.controller.hosts import Hosts
+from copper.controller.line import Line, Waiting
+from copper.controller.placement import Wish, place
+from copper.controller.rows import LIVE, ClusterRow, ticket_key, user_key
+from copper.controller.terms import boot_id, check_request, since_boot
+from copper.model.api import HostReport, Vm
+from copper.model.errors import BadInput, Conflict, CopperError, NoRoom, NotFound
+from copper.model.machine import Record
+from copper.model.tickets import Ticket, TicketRequest
+from copper.model.users import Quota, User
+from copper.store.contract import Changed
+from copper.wire.steps import step
 
-EXPECTED_OWN_BYTES = 32 << 20  # of a new clone: what one has been seen to take, and a margin
-EXPIRES_S = 300.0  # a ticket that nobody used by then is taken back
-LOOK_AGAIN_S = 0.25
+log = logging.getLogger(__name__)
+
+Expected = Callable[[ClusterRow], int]  # bytes to reserve for one more clone
 
 
-def vms_of(maxcpus: int, minvms: int, mincpuspervm: int, cpus: int) -> int:
-    """As many VMs of `cpus` processors as MAXCPUS allows.
+@dataclasses.dataclass(slots=True)
+class _Asked:
+    """One request that waits, and where its ticket will appear."""
 
-    Raises BadInput where the numbers contradict each other, NoRoom where this VM's clones are not what was asked for.
-    """
-    for name, number in (("MAXCPUS", maxcpus), ("MINVMS", minvms), ("MINCPUSPERVM", mincpuspervm)):
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            raise BadInput(f"request-ticket: {name}: expected a number from 1, got {number!r:.40}")
-    if maxcpus < minvms * mincpuspervm:
-        raise BadInput(
-            f"request-ticket: MAXCPUS: expected at least MINVMS times MINCPUSPERVM,"
-            f" {minvms * mincpuspervm}, got {maxcpus}"
-        )
-    if mincpuspervm > cpus:
-        raise NoRoom(
-            f"request-ticket: a clone of this VM has {cpus} processors, not {mincpuspervm}"
-        )
-    fit = min(maxcpus // cpus, MOST_CLONES)
-    if fit < minvms:
-        raise NoRoom(
-            f"request-ticket: {maxcpus} processors make {fit} clones of {cpus} each, not {minvms}"
-        )
-    return fit
+    vm: Vm
+    vms: int
+    least: int
+    mincpuspervm: int
+    answer: asyncio.Future[tuple[Ticket, asyncio.Task[int]]]
+    refused: NoRoom | None = None
 
 
 class Tickets:
-    """What is promised to whom. First come, first served."""
+    """What is promised to whom."""
 
-    def __init__(self, state: State, host: Host) -> None:
-        self._state = state
-        self._host = host
-        self._queue = asyncio.Lock()
+    def __init__(
+        self, book: Book, hosts: Hosts, expected: Expected, expires_s: float = 300.0
+    ) -> None:
+        self._book = book
+        self._hosts = hosts
+        self._capacity: Capacity = hosts.capacity
+        self._expected = expected
+        self._expires_s = expires_s
+        self._boot_id = boot_id()
+        self._line: Line[_Asked] = Line()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._serving = False
+        book.on_change(self._seen)
+        hosts.on_report(self._reported)
 
-    async def room(self) -> int:
-        """How many clones there is memory for, besides those that were promised."""
-        free = (await self._host.facts()).free_bytes
-        promised = sum(
-            ticket.vms
-            for ticket in await self._state.tickets()
-            if ticket.status == "granted" and not _is_over(ticket)
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for room."""
+        return len(self._line)
+
+    # what fits
+
+    def places(
+        self, row: ClusterRow, vms: int, least: int, near: str
+    ) -> tuple[dict[str, int], int]:
+        """Where so many VMs of a virtual cluster would go now, and the bytes to reserve for each.
+
+        Raises NoRoom; quotas and limits count as room.
+        """
+        reserved = self._expected(row)
+        cpus = row.shape.cpus
+        allowed, why = self._allowed(row, cpus, reserved)
+        if allowed is not None and allowed < least:
+            raise OverLimit(why)
+        wish = Wish(
+            vms=vms if allowed is None else min(vms, allowed),
+            least=least,
+            cpus=cpus,
+            memory=reserved,
+            strategy=row.placement,
+            near=near,
+            requires=row.requires,
         )
-        return max(0, free // EXPECTED_OWN_BYTES - promised)
+        one = self._capacity.room(near) if near else None
+        # a fork stays where its parent is unless another host can fetch its image
+        rooms = [one] if one is not None and not one.facts.fetches else self._capacity.rooms()
+        return place(rooms, wish), reserved
 
-    async def check_room(self, count: int) -> None:
-        """Raises NoRoom when so many clones do not fit beside what was promised."""
-        room = await self.room()
-        if count > room:
-            raise NoRoom(
-                f"no room for {count} clones: {count * EXPECTED_OWN_BYTES >> 20} MiB of memory are"
-                f" expected, there is room for {room}"
+    def _allowed(self, row: ClusterRow, cpus: int, reserved: int) -> tuple[int | None, str]:
+        user = self._book.find(user_key(row.owner), User)
+        quota = user.quota if user is not None else Quota()
+        of_user = left_of(self._capacity.owners[row.owner], quota, cpus, reserved)
+        of_cluster = left_of(self._capacity.clusters[row.name], row.limits, cpus, reserved)
+        if of_cluster is not None and (of_user is None or of_cluster <= of_user):
+            return (
+                of_cluster,
+                f"virtual cluster {row.name} may have {of_cluster} more VMs by its limits",
             )
+        return of_user, f"user {row.owner} may have {of_user} more VMs by their quota"
 
-    async def request(
-        self, vm: Vm, cpus: int, maxcpus: int, minvms: int, mincpuspervm: int, timeout_ms: int
-    ) -> Ticket:
+    # asking
+
+    async def request(self, vm: Vm, request: TicketRequest) -> Ticket:
         """Grants a ticket for as many clones as fit, at least MINVMS of them. Raises NoRoom after the time-out."""
-        if isinstance(timeout_ms, bool) or not isinstance(timeout_ms, int) or timeout_ms < 0:
-            raise BadInput(
-                f"request-ticket: TIMEOUT_MS: expected 0 or more milliseconds, got {timeout_ms!r:.40}"
-            )
-        wanted = vms_of(maxcpus, minvms, mincpuspervm, cpus)
-        deadline = time.monotonic() + timeout_ms / 1000
+        await step("ticket.asked")
+        row = self._book.cluster(vm.cluster)
+        vms = check_request(request, row.shape.cpus)
+        asked = _Asked(
+            vm,
+            vms,
+            request.minvms,
+            request.mincpuspervm,
+            asyncio.get_running_loop().create_future(),
+        )
+        ticket, written = await self._granted(asked, row.owner, request.timeout_ms / 1000)
         try:
-            # whoever came first is served first, also when less would do for the second
-            async with asyncio.timeout(max(timeout_ms / 1000, 0.01)):
-                await self._queue.acquire()
-        except TimeoutError:
-            raise NoRoom("request-ticket: others wait for room before this one") from None
-        try:
-            while (room := await self.room()) < minvms:
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    raise NoRoom(
-                        f"request-ticket: there is room for {room} clones, not for {minvms}"
-                    )
-                await asyncio.sleep(min(LOOK_AGAIN_S, left))
-            ticket = new_ticket(vm, cpus, min(wanted, room), mincpuspervm, "granted")
-            await self._state.store.commit(put={ticket_key(ticket.id): ticket.model_dump()})
-        finally:
-            self._queue.release()
-        await self._host.prepare(vm.name, ticket.vms)
+            await asyncio.shield(written)
+            await step("ticket.written")
+        except BaseException:
+            # whoever asked has gone: nobody knows of this ticket
+            self._background(self._take_back(ticket, written))
+            raise
+        self._background(self._prepare(vm, ticket))
         return ticket
 
-    async def to_use(self, vm: Vm, ticket_id: object) -> tuple[Ticket, int]:
-        """A ticket that this VM may clone on, and its revision. Raises NotFound, BadInput."""
-        found, revision = await self._state.ticket(str(ticket_id))
-        if (found.cluster, found.holder) != (vm.cluster, vm.vmid) or _is_over(found):
+    async def _granted(
+        self, asked: _Asked, owner: str, timeout_s: float
+    ) -> tuple[Ticket, asyncio.Task[int]]:
+        place_in_line = self._line.join(owner, asked)
+        try:
+            self._serve()
+            if not asked.answer.done():
+                # what ended since the last measurement has given its memory back
+                await self._hosts.refresh(*self._near(asked.vm))
+                self._serve()
+            if not asked.answer.done():
+                await asyncio.wait({asked.answer}, timeout=timeout_s)
+            if not asked.answer.done():
+                raise self._why_not(asked)
+            return asked.answer.result()
+        except BaseException:
+            done = asked.answer.done() and not asked.answer.cancelled()
+            if done and asked.answer.exception() is None:
+                self._background(self._take_back(*asked.answer.result()))
+            raise
+        finally:
+            self._line.leave(place_in_line)
+
+    def _near(self, vm: Vm) -> list[str]:
+        return [vm.host] if vm.host in self._hosts.names() else []
+
+    def _why_not(self, asked: _Asked) -> NoRoom:
+        if asked.refused is not None:
+            error = asked.refused
+            return NoRoom(f"request-ticket: {error.message}", advice=error.advice)
+        return NoRoom("request-ticket: others wait for room before this one")
+
+    def ahead(self) -> bool:
+        """Whether somebody waits: who asks for room without waiting does not pass them."""
+        return len(self._line) > 0
+
+    # granting
+
+    def _seen(self, key: str, before: Record | None, after: Record | None) -> None:
+        self._capacity.seen(key, before, after)
+        if before is not None and len(self._line):
+            self._serve_soon()
+
+    def _reported(self, report: HostReport) -> None:
+        if len(self._line):
+            self._serve_soon()
+
+    def _serve_soon(self) -> None:
+        asyncio.get_running_loop().call_soon(self._serve)
+
+    def _serve(self) -> None:
+        if self._serving:
+            return
+        self._serving = True
+        try:
+            self._line.serve(
+                lambda: {name: held.cpus for name, held in self._capacity.owners.items()},
+                self._grant,
+                self._steps_aside,
+            )
+        finally:
+            self._serving = False
+
+    def _grant(self, one: Waiting[_Asked]) -> bool:
+        asked = one.request
+        try:
+            row = self._book.cluster(asked.vm.cluster)
+            places, reserved = self.places(row, asked.vms, asked.least, asked.vm.host)
+        except NoRoom as error:
+            asked.refused = error
+            return False
+        except CopperError as error:
+            asked.answer.set_exception(error)  # its virtual cluster has gone
+            return True
+        ticket = self.new(asked.vm, places, asked.mincpuspervm, reserved, "granted", True)
+        key = ticket_key(ticket.id)
+        asked.answer.set_result((ticket, self._book.submit(expect={key: None}, put={key: ticket})))
+        return True
+
+    def _steps_aside(self, one: Waiting[_Asked]) -> bool:
+        asked = one.request
+        if isinstance(asked.refused, OverLimit):
+            return True
+        return self._capacity.most(self._book.cluster(asked.vm.cluster).shape.cpus) < asked.least
+
+    def new(
+        self,
+        vm: Vm,
+        places: dict[str, int],
+        mincpuspervm: int,
+        reserved: int,
+        status: str,
+        asked: bool = False,
+    ) -> Ticket:
+        """A ticket that `vm` holds, for so many VMs as are placed."""
+        vms = sum(places.values())
+        return Ticket.model_validate(
+            {
+                "id": str(uuid.uuid4()),
+                "cluster": vm.cluster,
+                "owner": vm.owner,
+                "holder": vm.vmid,
+                "cpus": vm.cpus * vms,
+                "vms": vms,
+                "mincpuspervm": mincpuspervm,
+                "status": status,
+                "places": places,
+                "vm_bytes": reserved,
+                "created": now(),
+                "asked": asked,
+                "boot_id": self._boot_id,
+                "expires_at": since_boot() + self._expires_s if status == "granted" else None,
+            }
+        )
+
+    async def _prepare(self, vm: Vm, ticket: Ticket) -> None:
+        """Processes for the clones are started at the grant, so that the clone itself is fast."""
+        here = ticket.places.get(vm.host, 0)
+        if here:
+            await self._hosts.get(vm.host).prepare(vm.name, here)
+        await step("ticket.prepared")
+
+    async def _take_back(self, ticket: Ticket, written: asyncio.Task[int]) -> None:
+        await asyncio.gather(written, return_exceptions=True)
+        await self._delete(ticket)
+
+    async def _delete(self, ticket: Ticket) -> bool:
+        key = ticket_key(ticket.id)
+        try:
+            await self._book.commit(expect={key: ticket}, delete=[key])
+        except Changed:  # it has been used or taken back meanwhile
+            return False
+        return True
+
+    def _background(self, work: object) -> None:
+        task: asyncio.Task[None] = asyncio.create_task(self._logged(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _logged(self, work: object) -> None:
+        try:
+            await work  # type: ignore[misc]
+        except CopperError as error:
+            log.warning("after a ticket was granted: %s", error)
+
+    # the life of a ticket
+
+    async def release(self, ticket_id: str) -> None:
+        """Gives back a ticket that was not used. Raises NotFound, Conflict."""
+        ticket = self._book.ticket(ticket_id)
+        if ticket.status != "granted":
+            raise Conflict(
+                f"ticket {ticket_id} has been used",
+                advice="it goes when the last of its clones ends",
+            )
+        await self._delete(ticket)
+        await step("ticket.released")
+
+    async def expire(self) -> None:
+        """Takes back unused tickets when their time is over, until it is cancelled."""
+        await self._renew()
+        while True:
+            over = [ticket for ticket in self._book.tickets() if self.is_over(ticket)]
+            for ticket in over:
+                if await self._delete(ticket):
+                    log.info("ticket %s was not used and is taken back", ticket.id)
+                    await step("ticket.expired")
+            await asyncio.sleep(min(1.0, self._expires_s / 10))
+
+    async def _renew(self) -> None:
+        """The seconds of another boot of this host are no measure: those tickets begin anew."""
+        for ticket in self._book.tickets():
+            if ticket.status == "granted" and ticket.boot_id != self._boot_id:
+                key = ticket_key(ticket.id)
+                await self._book.commit(expect={key: ticket}, put={key: self.renewed(ticket)})
+
+    def renewed(self, ticket: Ticket) -> Ticket:
+        """An unused ticket whose time begins now."""
+        times = {"boot_id": self._boot_id, "expires_at": since_boot() + self._expires_s}
+        return ticket.model_copy(update={"status": "granted", **times})
+
+    def is_over(self, ticket: Ticket) -> bool:
+        """Whether nobody used it in its time."""
+        return (
+            ticket.status == "granted"
+            and ticket.boot_id == self._boot_id
+            and ticket.expires_at is not None
+            and ticket.expires_at <= since_boot()
+        )
+
+    def to_use(self, vm: Vm, ticket_id: object) -> Ticket:
+        """A ticket that this VM may clone on. Raises NotFound, BadInput."""
+        found = self._book.ticket(ticket_id)
+        if (found.cluster, found.holder) != (vm.cluster, vm.vmid) or self.is_over(found):
             raise NotFound(f"there is no ticket {ticket_id!r:.60}")
         if found.status != "granted":
             raise BadInput(f"clone: ticket {found.id} has been used")
-        return found, revision
+        return found
 
-    async def of(self, vm: Vm) -> list[Ticket]:
+    def of(self, vm: Vm) -> list[Ticket]:
         """The tickets that a VM holds: the one that it was created on, and those that it asked for."""
-        tickets = [t for t in await self._state.tickets() if t.cluster == vm.cluster]
-        vms = await self._state.vms(vm.cluster)
-        live = {other.ticket for other in vms if other.state in LIVE}
-        over = [t for t in tickets if _is_over(t) or (t.status == "used" and t.id not in live)]
-        if over:  # a used ticket goes when its last clone does
-            await self._state.store.commit(delete=[ticket_key(t.id) for t in over])
-        held = [t for t in tickets if t not in over and vm.vmid == t.holder and t.id != vm.ticket]
+        tickets = [t for t in self._book.tickets(vm.cluster) if not self.is_over(t)]
+        tickets.sort(key=lambda ticket: ticket.created)
+        held = [t for t in tickets if t.holder == vm.vmid and t.id != vm.ticket]
         return [t for t in tickets if t.id == vm.ticket] + held
 
-    async def domains(self, vm: Vm, ticket_id: object) -> list[Vm]:
+    def domains(self, vm: Vm, ticket_id: object) -> list[Vm]:
         """The clones made on a ticket, by vmid. Raises NotFound."""
-        ticket, _ = await self._state.ticket(str(ticket_id))
-        if ticket.cluster != vm.cluster or _is_over(ticket):
+        ticket = self._book.ticket(ticket_id)
+        if ticket.cluster != vm.cluster or self.is_over(ticket):
             raise NotFound(f"there is no ticket {ticket_id!r:.60}")
-        vms = await self._state.vms(vm.cluster)
-        return [other for other in vms if other.ticket == ticket.id and other.vmid != 0]
+        return [
+            other
+            for other in self._book.vms(vm.cluster)
+            if other.ticket == ticket.id and other.vmid != 0
+        ]
 
-
-def new_ticket(vm: Vm, cpus: int, vms: int, mincpuspervm: int, status: str) -> Ticket:
-    """A ticket that `vm` holds."""
-    return Ticket.model_validate(
-        {
-            "id": str(uuid.uuid4()),
-            "cluster": vm.cluster,
-            "holder": vm.vmid,
-            "cpus": cpus * vms,
-            "vms": vms,
-            "mincpuspervm": mincpuspervm,
-            "status": status,
-            "expires": now() + EXPIRES_S if status == "granted" else None,
+    def gone_with(self, vms: list[Vm]) -> list[str]:
+        """The keys of tickets that go with these VMs: those that they hold unused, and those of the last clones."""
+        if not vms:
+            return []
+        cluster = vms[0].cluster
+        going = {vm.name for vm in vms}
+        vmids = {vm.vmid for vm in vms}
+        stay = {
+            vm.ticket for vm in self._book.vms(cluster) if vm.state in LIVE and vm.name not in going
         }
-    )
+        return [
+            ticket_key(ticket.id)
+            for ticket in self._book.tickets(cluster)
+            if (ticket.status == "granted" and ticket.holder in vmids)
+            or (ticket.status == "used" and ticket.id not in stay)
+        ]
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
-def _is_over(ticket: Ticket) -> bool:
-    return ticket.expires is not None and ticket.expires < now()
+class OverLimit(NoRoom):
+    """A user's quota, or a virtual cluster's limits, allow no more."""

@@ -1,0 +1,153 @@
+"""The deciding parts of a controller, put together: what the API and guests' calls ask."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable
+
+from copper.controller.book import Book
+from copper.controller.calls import Calls
+from copper.controller.capacity import Capacity
+from copper.controller.clusters import Clusters, Progress, no_progress
+from copper.controller.forks import Forks
+from copper.controller.hosts import Hosts
+from copper.controller.recovery import Recovery
+from copper.controller.rows import ClusterRow
+from copper.controller.tickets import Tickets
+from copper.controller.whole import Whole
+from copper.model.api import (
+    Cluster,
+    HostFacts,
+    ImageInfo,
+    Limits,
+    NewCluster,
+    Vm,
+    VmEnded,
+    VmLimits,
+)
+from copper.model.tickets import Ticket, TicketRequest
+from copper.store.contract import Store
+
+EXPECTED_OWN_BYTES = 32 << 20  # of a new clone: what one has been seen to take, and a margin
+MIB = 1 << 20
+
+log = logging.getLogger(__name__)
+
+ExpectedOwn = Callable[[str, int], int]  # image, nominal bytes → bytes that a clone will write
+
+
+class Core:
+    """One controller over a store and hosts. `open` before anything else."""
+
+    def __init__(
+        self, store: Store, *, ticket_expires_s: float = 300.0, report_s: float = 2.0
+    ) -> None:
+        self.book = Book(store)
+        self.capacity = Capacity()
+        self.hosts = Hosts(self.capacity, report_s)
+        self.expected_own: ExpectedOwn = lambda image, nominal: min(EXPECTED_OWN_BYTES, nominal)
+        self.tickets = Tickets(self.book, self.hosts, self._expected, ticket_expires_s)
+        self.placed = Clusters(self.book, self.hosts, self.tickets)
+        self.forks = Forks(self.book, self.hosts, self.tickets, self.placed)
+        self.whole = Whole(self.book, self.hosts, self.placed, self.forks)
+        self.recovery = Recovery(self.book, self.hosts, self.tickets, self.placed, self.whole)
+        self.calls = Calls(self.book, self.hosts, self)
+
+    def _expected(self, row: ClusterRow) -> int:
+        nominal = row.shape.memory_bytes
+        return (
+            nominal if row.memory_class == "guaranteed" else self.expected_own(row.image, nominal)
+        )
+
+    @contextlib.asynccontextmanager
+    async def working(self) -> AsyncIterator[None]:
+        """Reads the state, settles what was begun, and looks after tickets and hosts while it is open."""
+        await self.book.open()
+        await self.hosts.refresh()
+        await self.recovery.reconcile()
+        tasks = [
+            asyncio.create_task(work)
+            for work in (self.tickets.expire(), self.hosts.watch(), self.placed.warm())
+        ]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self.tickets.close()
+            await self.recovery.close()
+
+    # virtual clusters
+
+    def cluster(self, name: str) -> Cluster:
+        return self.placed.show(name)
+
+    def clusters(self) -> list[Cluster]:
+        return self.placed.all()
+
+    async def create(self, owner: str, new: NewCluster) -> Cluster:
+        return await self.placed.create(owner, new)
+
+    async def boot(self, name: str, progress: Progress = no_progress) -> Vm:
+        return await self.placed.boot(name, progress)
+
+    async def kill(self, name: str, progress: Progress = no_progress) -> list[str]:
+        return await self.whole.kill(name, progress)
+
+    async def delete(self, name: str, progress: Progress = no_progress) -> None:
+        await self.placed.delete(name)
+
+    async def pause(self, name: str, progress: Progress = no_progress) -> list[str]:
+        return await self.whole.pause(name, progress)
+
+    async def unpause(self, name: str, progress: Progress = no_progress) -> list[str]:
+        return await self.whole.unpause(name, progress)
+
+    async def suspend(self, name: str, progress: Progress = no_progress) -> list[str]:
+        return await self.whole.suspend(name, progress)
+
+    async def resume(self, name: str, progress: Progress = no_progress) -> list[str]:
+        return await self.whole.resume(name, progress)
+
+    async def limit(self, name: str, limits: Limits | None, vm_limits: VmLimits | None) -> Cluster:
+        return await self.placed.limit(name, limits, vm_limits)
+
+    # VMs and tickets
+
+    async def clone(
+        self,
+        vm: str,
+        count: int | None = None,
+        ticket: str | None = None,
+        call: int | None = None,
+        progress: Progress = no_progress,
+    ) -> list[Vm]:
+        """Forks a VM: `count` clones, or all that `ticket` holds."""
+        return await self.forks.clone(self.book.vm(vm), count or 0, call, ticket, progress)
+
+    async def end(self, vms: list[str]) -> None:
+        """Ends VMs of one virtual cluster. Raises NotFound."""
+        await self.placed.end([self.book.vm(name) for name in vms])
+
+    async def ended(self, ended: VmEnded) -> None:
+        await self.placed.ended(ended)
+
+    async def request_ticket(self, vm: str, request: TicketRequest) -> Ticket:
+        return await self.tickets.request(self.book.vm(vm), request)
+
+    async def release_ticket(self, ticket: str) -> None:
+        await self.tickets.release(ticket)
+
+    # hosts and images
+
+    def host_facts(self) -> list[HostFacts]:
+        return self.capacity.facts()
+
+    async def images(self) -> list[ImageInfo]:
+        return await self.placed.images()
+
+    async def delete_image(self, name: str) -> None:
+        await self.placed.delete_image(name)

@@ -1,0 +1,212 @@
+"""Forks: one freeze and N thaws, all or none. Decided here, written down first, done by hosts."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import dataclasses
+from collections.abc import Sequence
+
+from copper.controller.book import Book
+from copper.controller.clusters import Clusters, Progress, no_progress
+from copper.controller.hosts import Hosts
+from copper.controller.rows import cluster_key, ticket_key, vm_key
+from copper.controller.tickets import Tickets
+from copper.model.api import Frozen, Vm, VmStatus
+from copper.model.errors import BadInput, Conflict, CopperError, NoRoom
+from copper.model.tickets import Ticket
+from copper.wire.steps import step
+
+
+@dataclasses.dataclass
+class _Plan:
+    """What was written down before any host was told: the clones' rows and the ticket that they are on."""
+
+    ticket: Ticket
+    clones: Sequence[Vm]
+    before: Ticket | None  # what the ticket was, None for one that was made for this fork
+
+
+class Forks:
+    """Clone calls, and those that are under way."""
+
+    def __init__(self, book: Book, hosts: Hosts, tickets: Tickets, clusters: Clusters) -> None:
+        self._book = book
+        self._hosts = hosts
+        self._tickets = tickets
+        self._clusters = clusters
+        self._under_way: dict[str, set[asyncio.Task[list[Vm]]]] = collections.defaultdict(set)
+
+    def of(self, cluster: str) -> list[asyncio.Task[list[Vm]]]:
+        """The forks of a virtual cluster that are under way."""
+        return list(self._under_way[cluster])
+
+    async def clone(
+        self,
+        caller: Vm,
+        count: int,
+        call: int | None = None,
+        ticket_id: object = None,
+        progress: Progress = no_progress,
+    ) -> list[Vm]:
+        """Forks a VM into `count` more, or onto all that a ticket holds; all or none.
+
+        A caller that goes away changes nothing: the fork was asked for. Raises NoRoom, NotFound (ticket) or what
+        went wrong; nothing is left then, and the ticket is as it was.
+        """
+        fork = asyncio.create_task(self._clone(caller, count, call, ticket_id, progress))
+        forks = self._under_way[caller.cluster]
+        forks.add(fork)
+        fork.add_done_callback(forks.discard)
+        try:
+            return await asyncio.shield(fork)
+        except asyncio.CancelledError:
+            if fork.cancelled():  # not its caller, but the fork was ended
+                raise Conflict(f"virtual cluster {caller.cluster!r} was killed") from None
+            raise
+
+    async def end(self, cluster: str) -> None:
+        """Ends the forks of a virtual cluster; each undoes itself."""
+        forks = self.of(cluster)
+        for fork in forks:
+            fork.cancel()
+        await asyncio.gather(*forks, return_exceptions=True)
+        await step("kill.forks-ended")
+
+    async def _clone(
+        self, caller: Vm, count: int, call: int | None, ticket_id: object, progress: Progress
+    ) -> list[Vm]:
+        if caller.state != "running":
+            raise Conflict(f"VM {caller.name} is {caller.state}", advice="only one that runs forks")
+        row = self._book.cluster(caller.cluster)
+        if ticket_id is not None:
+            count = self._tickets.to_use(caller, ticket_id).vms
+        else:
+            if self._tickets.ahead():
+                raise NoRoom(f"no room for {count} clones: others wait for room before this one")
+            await self._clusters.look_again(row, count, caller.host)
+            # asked before anything is frozen: a refusal costs the caller no pause
+            self._tickets.places(self._book.cluster(caller.cluster), count, count, caller.host)
+        await step("clone.checked")
+        # names are written down while the caller is frozen: neither needs the other
+        host = self._hosts.get(caller.host)
+        frozen = asyncio.create_task(self._freeze(caller))
+        planned = asyncio.create_task(self._plan(caller, count, ticket_id))
+        thaws: list[asyncio.Task[VmStatus]] = []
+        try:
+            image = (await frozen).image
+            # not before: a process that starts would make the pause longer
+            await host.prepare(caller.name, count)
+            await step("clone.prepared")
+            plan = await planned
+            vmids = [vm.vmid for vm in plan.clones]
+            done = 0
+            progress(0, count)
+
+            def one_more(_: object) -> None:
+                nonlocal done
+                done += 1
+                progress(done, count)
+
+            for vm in plan.clones:
+                order = self._clusters.order(row, vm, vmids).model_copy(
+                    update={
+                        "frozen": image,
+                        "event": "clone",
+                        "call": call,
+                        "source": "" if vm.host == caller.host else caller.host,
+                    }
+                )
+                thaw = asyncio.create_task(self._hosts.get(vm.host).thaw(order))
+                thaw.add_done_callback(one_more)
+                thaws.append(thaw)
+            await step("clone.ordered")
+            await asyncio.gather(*thaws)
+            await step("clone.thawed")
+            clones = await self._clusters.running(plan.clones)
+            await step("clone.written")
+            return clones
+        except BaseException:
+            for thaw in thaws:
+                thaw.cancel()
+            await asyncio.shield(self._undo(planned, thaws))
+            raise
+        finally:
+            await asyncio.shield(self._release(caller.host, frozen))
+
+    async def _freeze(self, caller: Vm) -> Frozen:
+        image = await self._hosts.get(caller.host).freeze(caller.name)
+        await step("clone.frozen")
+        return image
+
+    async def _plan(self, caller: Vm, count: int, ticket_id: object) -> _Plan:
+        """Writes down the clones' rows, and that the ticket is used, before any host is told of them."""
+        keys = [cluster_key(caller.cluster)]
+        if ticket_id is not None:
+            keys.append(ticket_key(str(ticket_id)))
+        await self._book.settled(*keys)
+        # from here to the submission nothing else is decided
+        row = self._book.cluster(caller.cluster)
+        if ticket_id is not None:
+            before: Ticket | None = self._tickets.to_use(caller, ticket_id)
+            assert before is not None
+            ticket = before.model_copy(update={"status": "used", "expires_at": None})
+        else:
+            places, reserved = self._tickets.places(row, count, count, caller.host)
+            ticket = self._tickets.new(caller, places, row.shape.cpus, reserved, "used")
+            before = None
+        lineage = [*caller.lineage, caller.vmid]
+        hosts = [host for host, vms in ticket.places.items() for _ in range(vms)]
+        clones = [
+            self._clusters.new_vm(
+                row, row.next_vmid + i, row.next_generation, caller.vmid, host, ticket.vm_bytes
+            ).model_copy(update={"ticket": ticket.id, "lineage": lineage})
+            for i, host in enumerate(hosts)
+        ]
+        if not clones:
+            raise BadInput(f"clone: ticket {ticket.id} holds no VMs")
+        updated = row.model_copy(
+            update={
+                "next_vmid": row.next_vmid + len(clones),
+                "next_generation": row.next_generation + 1,
+            }
+        )
+        written = self._book.submit(
+            expect={cluster_key(row.name): row, ticket_key(ticket.id): before},
+            put={
+                **{vm_key(vm.name): vm for vm in clones},
+                cluster_key(row.name): updated,
+                ticket_key(ticket.id): ticket,
+            },
+        )
+        await step("clone.reserved")
+        await asyncio.shield(written)
+        await step("clone.planned")
+        return _Plan(ticket, clones, before)
+
+    async def _undo(
+        self, planned: asyncio.Task[_Plan], thaws: Sequence[asyncio.Task[VmStatus]]
+    ) -> None:
+        await asyncio.gather(*thaws, return_exceptions=True)
+        plan = (await asyncio.gather(planned, return_exceptions=True))[0]
+        if isinstance(plan, BaseException):
+            return
+        key = ticket_key(plan.ticket.id)
+        if plan.before is None:
+            await self._clusters.undo(plan.clones, [key])
+        else:
+            await self._clusters.undo(
+                plan.clones, restore={key: self._tickets.renewed(plan.before)}
+            )
+        await step("clone.undone")
+
+    async def _release(self, host: str, frozen: asyncio.Task[Frozen]) -> None:
+        image = (await asyncio.gather(frozen, return_exceptions=True))[0]
+        if isinstance(image, BaseException):
+            return
+        try:
+            await self._hosts.get(host).release(image.image)
+        except CopperError:
+            # the host lets go of it when it starts again; the fork itself is done
+            return
+        await step("clone.released")
