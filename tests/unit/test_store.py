@@ -11,7 +11,8 @@ import pytest
 from copper.model.errors import CopperError, Foreign
 from copper.store.contract import Changed, Store
 from copper.store.memory import MemoryStore
-from copper.store.sqlite import MIGRATIONS, SqliteStore
+from copper.store.database import MIGRATIONS
+from copper.store.sqlite import SqliteStore
 
 
 @pytest.fixture(params=["memory", "sqlite"])

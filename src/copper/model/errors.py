@@ -8,6 +8,7 @@
     │   └── Damaged        4  an image or record is not what was written
     │       └── Foreign    4  an image needs another QEMU, machine, processor or format
     ├── Conflict           5  contradicts the current state
+    │   └── TooOld         5  the history of changes does not go on from there: list again
     ├── TimedOut           6  a deadline passed
     └── PartlyDone         7  some of the objects were served, some not
 
@@ -83,6 +84,12 @@ class Conflict(CopperError):
     exit_status = 5
     http_status = 409
     errno = errnos.EBUSY
+
+
+class TooOld(Conflict):
+    code = "too-old"
+    http_status = 410
+    errno = errnos.ESTALE
 
 
 class TimedOut(CopperError):
