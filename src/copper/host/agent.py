@@ -2,97 +2,71 @@
 
 from __future__ import annotations
 
-import os
 import platform
-import re
-import shutil
-from pathlib import Path
 
 from copper.host.controller_link import ControllerLink
+from copper.host.hypervisor import Hypervisor
+from copper.host.qemu import QemuHypervisor
+from copper.host.records import FileRecords, Records
 from copper.host.vms import Vms
-from copper.image.freeze import free_for_layers
-from copper.image.store import ImageStore
 from copper.model.api import HostFacts, ImageInfo
-from copper.model.errors import CopperError
-from copper.model.machine import Needs
 from copper.model.settings import Settings
-from copper.vmm.capabilities import Verdict, accelerator_verdict, needs_of, probe_qemu
+from copper.vmm.capabilities import Verdict
 
 
 class HostAgent:
     """Does what the controller decides, on one machine."""
 
-    def __init__(self, settings: Settings, controller: ControllerLink) -> None:
-        """Asks QEMU and the machine what they can do. Raises CopperError when QEMU is missing or too old."""
+    def __init__(
+        self,
+        settings: Settings,
+        controller: ControllerLink,
+        *,
+        hypervisor: Hypervisor | None = None,
+        records: Records | None = None,
+        name: str = "",
+    ) -> None:
+        """Over this machine's QEMU, unless told otherwise. Raises CopperError when it is missing or too old."""
         self.settings = settings
-        self.name = platform.node() or "localhost"
-        self.qemu = probe_qemu(settings)
-        for folder in (settings.state_dir, settings.disks_dir, settings.vms_dir, settings.run_dir):
-            folder.mkdir(parents=True, exist_ok=True)
-        settings.run_dir.chmod(0o700)
-        self.store = ImageStore(settings)
-        self.vms = Vms(settings, self._here, controller)
+        self.name = name or platform.node() or "localhost"
+        self.hypervisor = hypervisor or QemuHypervisor(settings)
+        self.vms = Vms(
+            settings, self.hypervisor, records or FileRecords(settings.vms_dir), controller
+        )
 
     @property
     def verdict(self) -> Verdict:
         """Which accelerator is used here: read anew, since the first image that is built decides it."""
-        return accelerator_verdict(self.settings, self.qemu)
-
-    def _here(self) -> Needs:
-        return needs_of(self.qemu, self.verdict.accelerator)
+        return self.hypervisor.verdict
 
     def facts(self) -> HostFacts:
-        with Path("/proc/meminfo").open() as meminfo:
-            total = int(re.findall(r"\d+", meminfo.readline())[0]) << 10
-        disk = shutil.disk_usage(self.settings.state_dir)
+        """What this host has now."""
+        room, verdict = self.hypervisor.room(), self.verdict
         return HostFacts(
             name=self.name,
-            cpus=os.cpu_count() or 1,
-            memory_bytes=total,
-            free_bytes=max(0, free_for_layers(self.settings)),
-            disk_bytes=disk.total,
-            disk_free_bytes=disk.free,
-            accelerator=self.verdict.accelerator,
-            accelerator_reason=self.verdict.reason,
-            qemu=self.qemu.version,
-            machine=self.qemu.machine,
+            cpus=room.cpus,
+            memory_bytes=room.memory_bytes,
+            free_bytes=room.free_bytes,
+            disk_bytes=room.disk_bytes,
+            disk_free_bytes=room.disk_free_bytes,
+            accelerator=verdict.accelerator,
+            accelerator_reason=verdict.reason,
+            qemu=self.hypervisor.version,
+            machine=self.hypervisor.machine,
             vms=len(self.vms.all()),
-            standbys=len(self.vms.standbys),
+            standbys=self.hypervisor.standbys,
+            cpu_ratio=self.settings.cpu_ratio,
+            tags=list(self.settings.tags),
+            networks=list(self.settings.networks),
+            storage=list(self.settings.storage),
         )
 
     def images(self) -> list[ImageInfo]:
         """Stored images; one that is damaged is listed as such, so that it can be deleted."""
-        found = []
-        for name in self.store.names():
-            users = sorted({vm.identity.cluster for vm in self.vms.all() if vm.template == name})
-            try:
-                manifest = self.store.manifest(name)
-            except CopperError:
-                found.append(
-                    ImageInfo(
-                        name=name,
-                        recipe="(damaged)",
-                        created=0,
-                        memory_mib=0,
-                        cpus=0,
-                        disk_bytes=0,
-                        stored_bytes=self.store.stored_bytes(name),
-                        accelerator="",
-                        users=users,
-                    )
-                )
-                continue
-            found.append(
-                ImageInfo(
-                    name=name,
-                    recipe=manifest.recipe,
-                    created=manifest.created,
-                    memory_mib=manifest.shape.memory_mib,
-                    cpus=manifest.shape.cpus,
-                    disk_bytes=manifest.shape.disk_bytes,
-                    stored_bytes=self.store.stored_bytes(name),
-                    accelerator=manifest.needs.accelerator,
-                    users=users,
-                )
-            )
-        return found
+        users: dict[str, set[str]] = {}
+        for vm in self.vms.all():
+            users.setdefault(vm.template, set()).add(vm.identity.cluster)
+        return [
+            image.model_copy(update={"users": sorted(users.get(image.name, ()))})
+            for image in self.hypervisor.images()
+        ]

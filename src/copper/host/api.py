@@ -9,7 +9,6 @@ from fastapi.responses import PlainTextResponse
 
 from copper.host import streams_api
 from copper.host.agent import HostAgent
-from copper.host.console import read_log
 from copper.model.api import Frozen, HostFacts, ImageInfo, StandbyOrder, ThawOrder, VmStatus
 
 
@@ -60,7 +59,7 @@ def routes(agent: HostAgent) -> APIRouter:
 
     @router.delete("/frozen/{image}", status_code=204)
     async def release(image: str) -> Response:
-        vms.release(image)
+        await vms.release(image)
         return Response(status_code=204)
 
     @router.post("/standbys", status_code=202)
@@ -70,9 +69,7 @@ def routes(agent: HostAgent) -> APIRouter:
 
     @router.get("/vms/{name}/log")
     async def log(name: str) -> PlainTextResponse:
-        vms.get(name)
-        path = agent.settings.vms_dir / f"{name}.log"
-        text = await asyncio.to_thread(read_log, path)
+        text = await asyncio.to_thread(vms.get(name).machine.log)
         return PlainTextResponse(text.decode(errors="replace"))
 
     @router.get("/images")

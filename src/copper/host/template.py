@@ -12,7 +12,7 @@ from pathlib import Path
 
 from copper.host.console import Console
 from copper.host.guest_port import GuestPort
-from copper.host.vm import read_records
+from copper.host.records import read_records
 from copper.image.build import builder, recipes
 from copper.image.build.built import Built
 from copper.image.build.progress import Progress

@@ -1,0 +1,233 @@
+"""The seam between a host agent and what runs its machines: QEMU (host/qemu.py), or none (copper/fake).
+
+A `Hypervisor` is one host's. It makes a `Machine` of an `Image`, or finds one again; a machine outlives the
+hypervisor object that made it. What is common to all of them is in host/vms.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol
+
+from copper.host.records import VmRecord
+from copper.host.streams import PulledFile, Stream
+from copper.image.freeze import Pause
+from copper.model.api import ImageInfo
+from copper.model.machine import Identity, Needs, Shape
+from copper.vmm.capabilities import Verdict
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Room:
+    """What a host has. Bytes; `free_bytes` is what images and VMs may take now."""
+
+    cpus: int
+    memory_bytes: int
+    free_bytes: int
+    disk_bytes: int
+    disk_free_bytes: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Used:
+    """What a machine has used since it began; the counters only grow. `own_bytes` is what it holds now."""
+
+    own_bytes: int
+    cpu_s: float
+    disk_read_bytes: int
+    disk_written_bytes: int
+
+
+class Image(Protocol):
+    """A VM at one instant, in a host's memory."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def shape(self) -> Shape: ...
+
+    @property
+    def needs(self) -> Needs: ...
+
+
+class Listener(Protocol):
+    """Who is told what machines do on their own, by the name of the VM."""
+
+    async def called(self, name: str, verb: str, args: dict[str, Any], call: int) -> dict[str, Any]:
+        """A program in the guest calls: the answer, or a CopperError, is what it gets."""
+
+    def said_hello(self, name: str) -> None:
+        """The guest's agent was started again: it has no session."""
+
+    def ended(self, machine: Machine, reason: str) -> None:
+        """It ended without having been told to. Only a machine that is watched tells."""
+
+
+class Guest(Protocol):
+    """The session with a guest's agent; errors and arguments as of `GuestPort`."""
+
+    async def begin(
+        self, identity: Mapping[str, Any], event: str, call: int | None = None, *, deadline: float
+    ) -> object:
+        """Returns when the guest's identity is its own. Raises TimedOut, CopperError."""
+
+    async def exec(
+        self,
+        argv: Sequence[str],
+        env: Mapping[str, str] | None = None,
+        cwd: str = "/",
+        tty: Mapping[str, Any] | None = None,
+    ) -> Stream:
+        """A command that runs in the guest."""
+
+    async def push(
+        self,
+        path: str,
+        source: bytes | AsyncIterable[bytes],
+        *,
+        name: str = "",
+        mode: int = 0o644,
+        mtime_ns: int | None = None,
+    ) -> str:
+        """A file into the guest; its path there."""
+
+    async def pull(self, path: str) -> PulledFile:
+        """A file out of the guest."""
+
+
+class Line(Protocol):
+    """A machine's serial line."""
+
+    def attach(self) -> AbstractContextManager[AsyncIterator[bytes]]:
+        """What was shown lately, then what comes."""
+
+    async def write(self, data: bytes) -> None:
+        """Types on it. Raises OSError when the machine is gone."""
+
+
+class Machine(Protocol):
+    """One running VM with its guest's session."""
+
+    @property
+    def name(self) -> str:
+        """The VM's."""
+
+    @property
+    def unit(self) -> str:
+        """What `adopt` finds it by."""
+
+    @property
+    def pid(self) -> int: ...
+
+    @property
+    def shape(self) -> Shape: ...
+
+    @property
+    def needs(self) -> Needs: ...
+
+    @property
+    def disks(self) -> tuple[Path, ...]:
+        """Its chain, the file that it writes to last."""
+
+    @property
+    def layers(self) -> int:
+        """How many lie below its memory."""
+
+    @property
+    def shared_bytes(self) -> int:
+        """Of these layers."""
+
+    @property
+    def guest(self) -> Guest: ...
+
+    @property
+    def console(self) -> Line: ...
+
+    def log(self) -> bytes:
+        """What is kept of its serial line; reads files."""
+
+    def used(self) -> Used:
+        """Reads what the kernel counts: up to milliseconds."""
+
+    def own_bytes(self) -> int:
+        """Memory that ending it gives back."""
+
+    async def run(self) -> None:
+        """Starts the processors."""
+
+    async def pause(self) -> None:
+        """Stops the processors until `run`."""
+
+    async def freeze(self, *, run_on: bool = True) -> tuple[Image, Pause]:
+        """An image, the caller's to `discard`. With `run_on` false the machine stays stopped, to be ended.
+
+        Raises NoRoom or CopperError; it runs on then as it was.
+        """
+
+    def watch(self) -> None:
+        """From now on the listener is told when it ends on its own, also when it has already."""
+
+    async def end(self) -> None:
+        """Ends it and removes all that is its alone: memory, disks and log are free on return."""
+
+    async def leave(self) -> None:
+        """Lets go of it; it runs on."""
+
+
+class Hypervisor(Protocol):
+    """What one host runs machines with."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """Which accelerator is used, read anew: the first image that is built decides it."""
+
+    @property
+    def version(self) -> str: ...
+
+    @property
+    def machine(self) -> str:
+        """The machine type that new images are for."""
+
+    def room(self) -> Room:
+        """What the host has now."""
+
+    def images(self) -> list[ImageInfo]:
+        """Stored images, without their users; reads files. A damaged one is listed as such."""
+
+    async def template(self, name: str) -> Image:
+        """A stored image in memory: loaded and checked once. Raises NotFound, Damaged, Foreign."""
+
+    async def delete_image(self, name: str) -> None:
+        """Deletes a stored image and what stands by for it. Raises NotFound."""
+
+    def discard(self, image: Image) -> None:
+        """Lets go of a frozen image: its memory and disks go with the last machine that stands on it."""
+
+    async def thaw(self, image: Image, identity: Identity, listener: Listener) -> Machine:
+        """A machine of this image, its channel connected and its processors stopped: `run` starts them.
+
+        Raises Damaged, NoRoom or CopperError; nothing is left then.
+        """
+
+    async def adopt(self, record: VmRecord, listener: Listener) -> Machine:
+        """Finds a running machine again. Raises NotFound when it has ended; nothing of it is left then."""
+
+    async def clear(self, known: set[str]) -> None:
+        """Ends machines that are none of the known units, and removes what nobody uses."""
+
+    @property
+    def standbys(self) -> int:
+        """How many wait."""
+
+    def prepare(self, shape: Shape, needs: Needs, count: int) -> None:
+        """Sees to it that so many stand by for this shape, or are on their way."""
+
+    async def drop_standbys(self) -> None:
+        """Ends those that wait: no machine is left that could fork."""
+
+    async def close(self) -> None:
+        """The host agent ends: standbys end, images in memory are let go, machines run on."""

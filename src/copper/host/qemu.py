@@ -1,0 +1,360 @@
+"""Machines that are QEMU processes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from copper.host.console import Console, read_log, remove_log
+from copper.host.guest_port import GuestPort
+from copper.host.hypervisor import Image, Listener, Room, Used
+from copper.host.records import VmRecord
+from copper.host.standbys import Standbys
+from copper.image.disks import remove_unused
+from copper.image.freeze import Pause, free_for_layers, freeze, shorten
+from copper.image.machine import Image as QemuImage
+from copper.image.machine import Machine as QemuVm
+from copper.image.machine import layers_of
+from copper.image.store import ImageStore
+from copper.image.thaw import check_needs, run, thaw
+from copper.model.api import ImageInfo
+from copper.model.errors import CopperError, NotFound
+from copper.model.machine import Identity, Needs, Shape
+from copper.model.settings import Settings
+from copper.vmm.capabilities import Verdict, accelerator_verdict, needs_of, probe_qemu
+from copper.vmm.process import QemuProcess, strays
+
+log = logging.getLogger(__name__)
+
+
+class QemuHypervisor:
+    """The QEMUs of one run directory."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Asks QEMU what it can do. Raises CopperError when it is missing or too old."""
+        self.settings = settings
+        self.qemu = probe_qemu(settings)
+        for folder in (settings.state_dir, settings.disks_dir, settings.vms_dir, settings.run_dir):
+            folder.mkdir(parents=True, exist_ok=True)
+        settings.run_dir.chmod(0o700)
+        self.store = ImageStore(settings)
+        self._standbys = Standbys(settings)
+        self._templates: dict[str, QemuImage] = {}
+        self._frozen: dict[str, QemuImage] = {}
+        self._machines: set[QemuMachine] = set()
+        self._loading = asyncio.Lock()
+
+    @property
+    def verdict(self) -> Verdict:
+        return accelerator_verdict(self.settings, self.qemu)
+
+    @property
+    def version(self) -> str:
+        return self.qemu.version
+
+    @property
+    def machine(self) -> str:
+        return self.qemu.machine
+
+    def room(self) -> Room:
+        with Path("/proc/meminfo").open() as meminfo:
+            total = int(re.findall(r"\d+", meminfo.readline())[0]) << 10
+        disk = shutil.disk_usage(self.settings.state_dir)
+        return Room(
+            cpus=os.cpu_count() or 1,
+            memory_bytes=total,
+            free_bytes=max(0, free_for_layers(self.settings)),
+            disk_bytes=disk.total,
+            disk_free_bytes=disk.free,
+        )
+
+    def images(self) -> list[ImageInfo]:
+        return [self._info(name) for name in self.store.names()]
+
+    def _info(self, name: str) -> ImageInfo:
+        try:
+            manifest = self.store.manifest(name)
+        except CopperError:
+            return ImageInfo(
+                name=name,
+                recipe="(damaged)",
+                created=0,
+                memory_mib=0,
+                cpus=0,
+                disk_bytes=0,
+                stored_bytes=self.store.stored_bytes(name),
+                accelerator="",
+                users=[],
+            )
+        return ImageInfo(
+            name=name,
+            recipe=manifest.recipe,
+            created=manifest.created,
+            memory_mib=manifest.shape.memory_mib,
+            cpus=manifest.shape.cpus,
+            disk_bytes=manifest.shape.disk_bytes,
+            stored_bytes=self.store.stored_bytes(name),
+            accelerator=manifest.needs.accelerator,
+            users=[],
+        )
+
+    async def template(self, name: str) -> QemuImage:
+        async with self._loading:
+            manifest = await asyncio.to_thread(self.store.manifest, name)
+            check_needs(name, manifest.needs, needs_of(self.qemu, self.verdict.accelerator))
+            loaded = self._templates.get(name)
+            if loaded is None or loaded.id != manifest.id:
+                if loaded is not None:
+                    loaded.close()
+                self._templates[name] = await asyncio.to_thread(self.store.load, name)
+            return self._templates[name]
+
+    async def delete_image(self, name: str) -> None:
+        async with self._loading:
+            await asyncio.to_thread(self.store.delete, name)
+            loaded = self._templates.pop(name, None)
+            if loaded is not None:
+                await self._standbys.drop_shape(loaded.shape, loaded.needs)
+                loaded.close()
+
+    def discard(self, image: Image) -> None:
+        held = self._frozen.pop(image.id, None)
+        if held is not None:
+            held.close()
+            self._remove_disks(held.disks)
+
+    def _remove_disks(self, disks: tuple[Path, ...]) -> None:
+        remove_unused(self.settings.disks_dir, disks, self._disks_in_use())
+
+    def _disks_in_use(self) -> set[Path]:
+        used = {disk for machine in self._machines for disk in machine.disks}
+        used |= {disk for image in self._frozen.values() for disk in image.disks}
+        return used | {machine.spare for machine in self._machines if machine.spare}
+
+    async def thaw(self, image: Image, identity: Identity, listener: Listener) -> QemuMachine:
+        assert isinstance(image, QemuImage)
+        process = await self._standbys.take(image.shape, image.needs)
+        machine: QemuVm | None = None
+        try:
+            machine = await thaw(image, process, self.settings)
+            # connected before the processors run: a guest's port reads as closed otherwise
+            self.settings.vms_dir.mkdir(parents=True, exist_ok=True)
+            remove_log(self._log(identity.name))
+            return self._connect(identity.name, machine, listener)
+        except BaseException:
+            if machine is not None:
+                await machine.end()
+                self._remove_disks(machine.disks)
+            else:
+                await process.end()
+            remove_log(self._log(identity.name))
+            raise
+
+    def _connect(self, name: str, machine: QemuVm, listener: Listener) -> QemuMachine:
+        made = QemuMachine(self, name, machine, listener)
+        self._machines.add(made)
+        return made
+
+    def _log(self, name: str) -> Path:
+        return self.settings.vms_dir / f"{name}.log"
+
+    async def adopt(self, record: VmRecord, listener: Listener) -> QemuMachine:
+        name = record.identity.name
+        try:
+            process = await QemuProcess.adopt(self.settings.run_dir / "q" / record.unit)
+            try:
+                # the record may be from just before the VM stepped aside: QEMU knows
+                disks = tuple(await process.monitor.chain())
+                if await process.monitor.status() == "paused" and not record.paused:
+                    await process.monitor.cont()  # an agent died in the middle of a freeze
+                machine = QemuVm(process, layers_of(process.pid), disks)
+            except CopperError as error:
+                await process.leave()
+                raise NotFound(f"VM {name} does not answer: {error}") from error
+        except NotFound:
+            remove_log(self._log(name))
+            raise
+        return self._connect(name, machine, listener)
+
+    async def clear(self, known: set[str]) -> None:
+        for alive in strays(self.settings.run_dir, known):
+            log.info("ending QEMU %d, which no VM needs", alive.pid)
+            alive.end()
+        for entry in (self.settings.run_dir / "q").glob("*"):
+            if entry.name not in known:
+                await asyncio.to_thread(shutil.rmtree, entry, True)
+        used = self._disks_in_use()
+        for path in self.settings.disks_dir.glob("*.qcow2"):
+            if path not in used:
+                path.unlink()
+
+    @property
+    def standbys(self) -> int:
+        return len(self._standbys)
+
+    def prepare(self, shape: Shape, needs: Needs, count: int) -> None:
+        self._standbys.prepare(shape, needs, count)
+
+    async def drop_standbys(self) -> None:
+        for image in self._templates.values():
+            await self._standbys.drop_shape(image.shape, image.needs)
+
+    async def close(self) -> None:
+        await self._standbys.close()
+        for image in (*self._frozen.values(), *self._templates.values()):
+            image.close()
+        self._frozen.clear()
+        self._templates.clear()
+        with contextlib.suppress(OSError):
+            (self.settings.run_dir / "q").rmdir()
+
+    # for its machines
+
+    def hold(self, image: QemuImage) -> None:
+        """A frozen image: nobody deletes its disks until `discard`."""
+        self._frozen[image.id] = image
+
+    def let_go(self, machine: QemuMachine, *, ended: bool) -> None:
+        self._machines.discard(machine)
+        if ended:
+            remove_log(self._log(machine.name))
+            self._remove_disks(machine.disks)
+
+
+class QemuMachine:
+    """A running QEMU: its monitor, its guest's port, its serial line."""
+
+    def __init__(
+        self, hypervisor: QemuHypervisor, name: str, machine: QemuVm, listener: Listener
+    ) -> None:
+        self.name = name
+        self._hypervisor, self._machine, self._listener = hypervisor, machine, listener
+        self._process = machine.process
+        self._watcher: asyncio.Task[None] | None = None
+
+        async def on_call(verb: str, args: dict[str, Any], call: int) -> dict[str, Any]:
+            return await listener.called(name, verb, args, call)
+
+        self.guest = GuestPort(
+            self._process.connect_port(),
+            on_call=on_call,
+            on_hello=lambda _: listener.said_hello(name),
+        )
+        self.console = Console(self._process.connect_console(), self._log)
+
+    @property
+    def _log(self) -> Path:
+        return self._hypervisor.settings.vms_dir / f"{self.name}.log"
+
+    @property
+    def unit(self) -> str:
+        return self._process.unit
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def shape(self) -> Shape:
+        return self._process.shape
+
+    @property
+    def needs(self) -> Needs:
+        return self._process.needs
+
+    @property
+    def disks(self) -> tuple[Path, ...]:
+        return self._machine.disks
+
+    @property
+    def spare(self) -> Path | None:
+        return self._machine.spare
+
+    @property
+    def layers(self) -> int:
+        return len(self._machine.layers)
+
+    @property
+    def shared_bytes(self) -> int:
+        return sum(layer.bytes for layer in self._machine.layers)
+
+    def log(self) -> bytes:
+        return read_log(self._log)
+
+    def own_bytes(self) -> int:
+        return self._process.own_bytes()
+
+    def used(self) -> Used:
+        read, written = _disk_bytes(self.pid)
+        return Used(self._process.own_bytes(), _processor_seconds(self.pid), read, written)
+
+    async def run(self) -> None:
+        await run(self._machine)
+
+    async def pause(self) -> None:
+        await self._process.monitor.stop()
+
+    async def freeze(self, *, run_on: bool = True) -> tuple[QemuImage, Pause]:
+        try:
+            image, pause = await freeze(
+                self._machine, self._hypervisor.settings, quiesce=self.guest.quiesce, run_on=run_on
+            )
+        finally:
+            self.guest.resume()
+        self._hypervisor.hold(image)
+        if run_on:
+            shorten(self._machine)
+        return image, pause
+
+    def watch(self) -> None:
+        self._watcher = asyncio.create_task(self._watch())
+
+    async def _watch(self) -> None:
+        process = self._process
+        await process.ended.wait()
+        reason = process.monitor.last_words() or process.stderr() or "its QEMU was killed"
+        self._watcher = None
+        self._listener.ended(self, reason)
+
+    async def _stop_watching(self) -> None:
+        if self._watcher is not None:
+            self._watcher.cancel()
+            await asyncio.gather(self._watcher, return_exceptions=True)
+
+    async def end(self) -> None:
+        await self._stop_watching()
+        await self.guest.close()
+        await self.console.close()
+        await self._machine.end()
+        self._hypervisor.let_go(self, ended=True)
+
+    async def leave(self) -> None:
+        await self._stop_watching()
+        await self.guest.close()
+        await self.console.close()
+        await self._machine.leave()
+        self._hypervisor.let_go(self, ended=False)
+
+
+def _processor_seconds(pid: int) -> float:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _disk_bytes(pid: int) -> tuple[int, int]:
+    """Bytes that were read from and written to disks."""
+    try:
+        text = Path(f"/proc/{pid}/io").read_text()
+    except OSError:
+        return 0, 0
+    counts = dict(line.split(": ") for line in text.splitlines())
+    return int(counts["read_bytes"]), int(counts["write_bytes"])
