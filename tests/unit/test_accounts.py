@@ -1,0 +1,440 @@
+"""What was used: every increment counted once, areas by the stated rule, rows that stay."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+from fastapi.testclient import TestClient
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from copper.controller import accounts as module
+from copper.controller.accounts import DAY, HOUR, Accounts
+from copper.controller.accounts_api import routes
+from copper.controller.book import Book
+from copper.controller.rows import ClusterRow, UsageRow, cluster_key, usage_key, vm_key
+from copper.model.api import HostFacts, HostReport, Vm, VmState, VmUse
+from copper.model.errors import NoRoom
+from copper.model.machine import Shape
+from copper.model.usage import Usage
+from copper.model.users import Principal
+from copper.store.memory import MemoryStore
+from copper.wire.app import new_app
+
+NOW = 1_800_000_000.0  # begins an hour
+MIB = 1 << 20
+
+
+def facts(name: str = "a") -> HostFacts:
+    return HostFacts(
+        name=name,
+        cpus=4,
+        memory_bytes=1 << 34,
+        free_bytes=1 << 33,
+        disk_bytes=1 << 40,
+        disk_free_bytes=1 << 39,
+        accelerator="tcg",
+        accelerator_reason="",
+        qemu="9",
+        machine="q35",
+        vms=0,
+        standbys=0,
+    )
+
+
+def use(name: str = "demo-0", process: str = "p", cpu_s: float = 0.0, disk: int = 0) -> VmUse:
+    return VmUse(
+        name=name,
+        cluster=name.rpartition("-")[0],
+        nominal_bytes=256 * MIB,
+        shared_bytes=100 * MIB,
+        own_bytes=10 * MIB,
+        cpu_s=cpu_s,
+        disk_written_bytes=disk,
+        process=process,
+    )
+
+
+def report(*vms: VmUse, ended: tuple[VmUse, ...] = (), host: str = "a") -> HostReport:
+    return HostReport(facts=facts(host), vms=list(vms), ended=list(ended))
+
+
+def cluster(name: str, owner: str = "ann") -> ClusterRow:
+    shape = Shape(memory_mib=256, cpus=1, disk_bytes=1 << 30)
+    return ClusterRow(name=name, image="micro", shape=shape, created=0, owner=owner)
+
+
+def vm(name: str, owner: str = "ann", state: VmState = "running", host: str = "a") -> Vm:
+    return Vm(
+        name=name,
+        cluster=name.rpartition("-")[0],
+        vmid=int(name.rpartition("-")[2]),
+        ip="10.0.0.1",
+        generation=0,
+        parent=None,
+        state=state,
+        host=host,
+        created=0,
+        owner=owner,
+        reserved_bytes=20 * MIB,
+    )
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclasses.dataclass
+class Place:
+    """A store, and the controller over it, which can be started again."""
+
+    store: MemoryStore
+    clock: Clock
+    book: Book
+    accounts: Accounts
+
+    async def put(self, *rows: ClusterRow | Vm) -> None:
+        for row in rows:
+            key = cluster_key(row.name) if isinstance(row, ClusterRow) else vm_key(row.name)
+            await self.book.commit(put={key: row})
+
+    async def crash(self) -> None:
+        self.book = Book(self.store)
+        await self.book.open()
+        self.accounts = Accounts(self.book, 2.0, self.clock)
+
+    def one(self) -> Usage:
+        (found,) = self.accounts.usage()
+        return found
+
+
+@pytest.fixture
+async def place() -> Place:
+    return await new_place()
+
+
+async def new_place() -> Place:
+    store, clock = MemoryStore(), Clock()
+    book = Book(store)
+    await book.open()
+    place = Place(store, clock, book, Accounts(book, 2.0, clock))
+    await place.put(cluster("demo"), vm("demo-0"))
+    return place
+
+
+async def test_an_increment_is_counted_once_over_restarts(place: Place) -> None:
+    place.accounts.add(report(use(cpu_s=5, disk=100)), 0)
+    await place.accounts.write(now=True)
+    place.accounts.add(report(use(cpu_s=7, disk=150)), 2)  # not written
+    await place.crash()
+    assert place.one().cpu_s == 5
+    place.accounts.add(report(use(cpu_s=9, disk=160)), 100)
+    assert (place.one().cpu_s, place.one().disk_written_bytes) == (9, 160)
+    await place.accounts.write(now=True)
+    await place.crash()
+    place.accounts.add(report(use(cpu_s=9, disk=160)), 102)
+    assert (place.one().cpu_s, place.one().disk_written_bytes) == (9, 160)
+
+
+async def test_a_counter_that_went_backwards_began_at_zero(place: Place) -> None:
+    place.accounts.add(report(use(cpu_s=5, disk=100)), 0)
+    place.accounts.add(report(use(cpu_s=2, disk=130)), 2)
+    assert (place.one().cpu_s, place.one().disk_written_bytes) == (7, 130)
+
+
+async def test_another_process_of_a_vm_counts_from_zero_even_when_it_is_ahead(place: Place) -> None:
+    place.accounts.add(report(use(cpu_s=5)), 0)
+    place.accounts.add(report(use(cpu_s=6, process="q"), ended=(use(cpu_s=5.5),)), 2)
+    assert place.one().cpu_s == 11.5
+    place.accounts.add(report(use(cpu_s=6, process="q"), ended=(use(cpu_s=5.5),)), 4)
+    assert place.one().cpu_s == 11.5
+
+
+async def test_the_last_increment_is_counted_when_vm_and_cluster_are_gone(place: Place) -> None:
+    place.accounts.add(report(use(cpu_s=5)), 0)
+    await place.book.commit(delete=[vm_key("demo-0"), cluster_key("demo")])
+    last, brief = use(cpu_s=6), use("demo-1", "r", cpu_s=1)
+    place.accounts.add(report(ended=(last, brief)), 2)
+    place.accounts.add(report(ended=(last,)), 4)
+    await place.accounts.write(now=True)
+    await place.crash()
+    assert (place.one().cpu_s, place.one().owner) == (7, "ann")
+
+
+async def test_the_uses_of_nobody_are_not_counted(place: Place) -> None:
+    place.accounts.add(report(use("other-0", cpu_s=5)), 0)
+    assert place.accounts.usage() == []
+
+
+async def test_a_report_that_comes_late_or_twice_is_no_news(place: Place) -> None:
+    place.accounts.add(report(use(cpu_s=5)), 2)
+    place.accounts.add(report(use(cpu_s=5)), 2)
+    place.accounts.add(report(use(cpu_s=3)), 1)
+    assert place.one().cpu_s == 5
+
+
+async def test_an_agent_that_lists_its_vms_late_does_not_make_them_count_anew(place: Place) -> None:
+    place.accounts.add(report(use(cpu_s=5)), 0)
+    place.accounts.add(report(), 2)
+    place.accounts.add(report(use(cpu_s=6)), 4)
+    assert place.one().cpu_s == 6
+
+
+async def test_areas_are_trapezoids_and_an_absent_vm_has_nothing(place: Place) -> None:
+    place.accounts.add(report(), 0)
+    place.accounts.add(report(use()), 2)  # from nothing: a half of it
+    place.accounts.add(report(use()), 4)
+    place.accounts.add(report(), 6)  # to nothing
+    found = place.one()
+    assert found.vm_s == 1 + 2 + 1
+    assert found.own_byte_s == 4 * 10 * MIB
+    assert found.shared_byte_s == 4 * 100 * MIB
+    assert found.nominal_byte_s == 4 * 256 * MIB
+    assert found.reserved_byte_s == 4 * 20 * MIB
+
+
+async def test_of_a_long_gap_three_intervals_are_counted_and_nothing_of_a_downtime(
+    place: Place,
+) -> None:
+    place.accounts.add(report(use()), 0)
+    place.accounts.add(report(use()), 3600)
+    assert place.one().vm_s == 6
+    await place.accounts.write(now=True)
+    await place.crash()
+    place.accounts.add(report(use()), 7200)
+    assert place.one().vm_s == 6
+
+
+@pytest.mark.parametrize("state", ["suspended", "dead"])
+async def test_a_vm_that_its_host_does_not_hold_has_no_memory(place: Place, state: VmState) -> None:
+    await place.put(vm("demo-0", state=state))
+    place.accounts.add(report(use(cpu_s=1)), 0)
+    place.accounts.add(report(use(cpu_s=2)), 2)
+    assert (place.one().vm_s, place.one().cpu_s) == (0, 2)
+
+
+async def test_rows_are_written_every_ten_seconds_at_most(place: Place) -> None:
+    place.accounts.add(report(use(cpu_s=1)), 0)
+    await place.accounts.write()
+    written = await place.store.list("usage/")
+    place.accounts.add(report(use(cpu_s=2)), 2)
+    await place.accounts.write()
+    assert len(written) == 1 and await place.store.list("usage/") == written
+    await place.accounts.write(now=True)
+    assert await place.store.list("usage/") != written
+    before = await place.store.list("")
+    await place.accounts.write(now=True)  # nothing is new: nothing is written
+    assert await place.store.list("") == before
+
+
+class Full(MemoryStore):
+    full = False
+
+    async def commit(self, **wanted: object) -> int:
+        if self.full:
+            raise NoRoom("the disk is full")
+        return await super().commit(**wanted)  # type: ignore[arg-type]
+
+
+async def test_what_the_store_does_not_take_is_kept(place: Place) -> None:
+    place.store = store = Full()
+    await place.crash()
+    await place.put(cluster("demo"), vm("demo-0"))
+    place.accounts.add(report(use(cpu_s=3)), 0)
+    store.full = True
+    await place.accounts.write(now=True)
+    assert place.one().cpu_s == 3
+    place.accounts.add(report(use(cpu_s=4)), 2)
+    store.full = False
+    await place.accounts.write(now=True)
+    await place.crash()
+    assert place.one().cpu_s == 4
+
+
+async def test_a_caller_that_goes_away_does_not_make_it_count_twice(place: Place) -> None:
+    place.accounts.add(report(use(cpu_s=3)), 0)
+    task = asyncio.create_task(place.accounts.write(now=True))
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await place.accounts.write(now=True)
+    assert place.one().cpu_s == 3
+
+
+async def test_hours_and_owners_have_rows_of_their_own(place: Place) -> None:
+    place.accounts.add(report(use(cpu_s=1)), 0)
+    place.clock.now += HOUR
+    place.accounts.add(report(use(cpu_s=3)), 2)
+    await place.book.commit(delete=[vm_key("demo-0"), cluster_key("demo")])
+    await place.put(cluster("demo", "bob"), vm("demo-0", "bob"))
+    place.accounts.add(report(use(cpu_s=10, process="q")), 4)
+    for _ in range(2):  # before it is written, and after
+        assert [(u.owner, u.cpu_s) for u in place.accounts.usage()] == [("ann", 3), ("bob", 10)]
+        assert [u.cpu_s for u in place.accounts.usage(begin=NOW + HOUR)] == [2, 10]
+        assert [u.cpu_s for u in place.accounts.usage(end=NOW + 1)] == [1]
+        assert [u.cpu_s for u in place.accounts.usage(owner="bob")] == [10]
+        assert place.accounts.usage(cluster="other") == []
+        users = place.accounts.usage(by="user")
+        assert [(u.cluster, u.owner, u.cpu_s) for u in users] == [("", "ann", 3), ("", "bob", 10)]
+        await place.accounts.write(now=True)
+    assert place.book.find(usage_key("demo", int(NOW // HOUR) + 1, "bob"), UsageRow) is not None
+
+
+async def test_old_hours_become_days_and_very_old_ones_go(place: Place) -> None:
+    midnight = NOW // DAY * DAY
+    for hour in range(30):
+        begin = midnight + hour * HOUR
+        row = UsageRow(cluster="demo", owner="ann", begin=begin, end=begin + 60, cpu_s=1)
+        await place.book.commit(put={usage_key("demo", int(begin // HOUR), "ann"): row})
+    place.clock.now = midnight + 50 * DAY
+    await place.accounts.write(now=True)
+    assert [row.cpu_s for row in place.book.all("usage", UsageRow)] == [24, 6]
+    assert place.one().cpu_s == 30
+    assert [u.cpu_s for u in place.accounts.usage(begin=midnight + DAY)] == [6]
+    await place.crash()
+    assert place.one().cpu_s == 30
+    place.clock.now = midnight + 402 * DAY
+    await place.accounts.write(now=True)
+    assert place.accounts.usage() == [] and await place.store.list("usage/") == []
+
+
+async def test_what_was_used_since_the_start_is_for_clusters_that_are_there(place: Place) -> None:
+    place.accounts.add(report(use(cpu_s=3)), 0)
+    assert [u.cpu_s for u in place.accounts.since_start()] == [3]
+    await place.accounts.write(now=True)
+    await place.crash()
+    assert place.accounts.since_start() == []
+    place.accounts.add(report(use(cpu_s=4)), 2)
+    assert [u.cpu_s for u in place.accounts.since_start()] == [1]
+    await place.book.commit(delete=[cluster_key("demo")])
+    assert place.accounts.since_start() == []
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("use"), st.integers(0, 3), st.integers(0, 50)),
+        st.tuples(st.sampled_from(["report", "write", "crash"]), st.integers(0, 1), st.just(0)),
+        st.tuples(st.just("restart"), st.integers(0, 3), st.just(0)),
+        st.tuples(st.just("suspend"), st.integers(0, 3), st.just(0)),
+    ),
+    max_size=40,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(STEPS)
+def test_all_increments_are_counted_once_whatever_happens(
+    steps: list[tuple[str, int, int]],
+) -> None:
+    """Four VMs on two hosts; hosts list those that ended until the end."""
+    asyncio.run(_count(steps))
+
+
+async def _count(steps: list[tuple[str, int, int]]) -> None:
+    place = await new_place()
+    names = [f"demo-{i}" for i in range(4)]
+    for i, name in enumerate(names):
+        await place.put(vm(name, host="ab"[i % 2]))
+    counters = dict.fromkeys(names, 0)
+    process = dict.fromkeys(names, 0)
+    ended: dict[str, list[VmUse]] = {"a": [], "b": []}
+    held = dict.fromkeys(names, True)
+    total, at = 0, 0
+
+    def measured(host: str) -> HostReport:
+        here = [n for i, n in enumerate(names) if "ab"[i % 2] == host and held[n]]
+        vms = [use(n, str(process[n]), counters[n], counters[n]) for n in here]
+        return report(*vms, ended=tuple(ended[host]), host=host)
+
+    for what, which, amount in [*steps, ("report", 0, 0), ("report", 1, 0)]:
+        name, at = names[which], at + 1
+        if what == "use" and held[name]:
+            counters[name] += amount
+            total += amount
+        elif what == "report":
+            place.accounts.add(measured("ab"[which]), at)
+        elif what == "write":
+            await place.accounts.write(now=True)
+        elif what == "crash":
+            await place.crash()
+        elif what in ("restart", "suspend"):
+            if held[name]:
+                last = use(name, str(process[name]), counters[name], counters[name])
+                ended["ab"[which % 2]].append(last)
+            held[name] = what == "restart"
+            process[name], counters[name] = process[name] + 1, 0
+            state: VmState = "running" if held[name] else "suspended"
+            await place.put(vm(name, state=state, host="ab"[which % 2]))
+    used = place.accounts.usage(by="user")
+    assert sum(u.cpu_s for u in used) == sum(u.disk_written_bytes for u in used) == total
+
+
+@pytest.fixture
+def ask(place: Place) -> Callable[[str, str], tuple[int, list[str]]]:
+    place.accounts.add(report(use(cpu_s=3)), 0)
+
+    def asking(user: str, path: str) -> tuple[int, list[str]]:
+        app = new_app("t", "0")
+        role = "admin" if user == "root" else "user"
+        app.include_router(
+            routes(
+                place.accounts,
+                place.book,
+                lambda: Principal.model_validate({"name": user, "role": role}),
+            )
+        )
+        answer = TestClient(app).get(path)
+        body = answer.json()
+        return answer.status_code, [u["owner"] for u in body] if answer.is_success else []
+
+    return asking
+
+
+@pytest.mark.parametrize(
+    ("user", "path", "status", "owners"),
+    [
+        ("root", "/v1/usage", 200, ["ann"]),
+        ("root", "/v1/usage?user=bob", 200, []),
+        ("ann", "/v1/usage?by=user", 200, ["ann"]),
+        ("ann", "/v1/usage?user=ann&cluster=demo", 200, ["ann"]),
+        ("bob", "/v1/usage", 200, []),
+        ("bob", "/v1/usage?cluster=demo", 200, []),
+        ("bob", "/v1/usage?user=ann", 404, []),
+        ("bob", "/v1/clusters/demo/usage", 404, []),
+        ("ann", "/v1/clusters/demo/usage", 200, ["ann"]),
+        ("ann", "/v1/clusters/demo/usage?begin=0&end=1", 200, []),
+        ("root", "/v1/clusters/demo/usage", 200, ["ann"]),
+        ("root", "/v1/clusters/none/usage", 404, []),
+        ("root", "/v1/usage?begin=nan", 422, []),
+        ("root", "/v1/usage?begin=-1", 422, []),
+        ("root", "/v1/usage?by=host", 422, []),
+    ],
+)
+async def test_who_sees_which_usage(
+    ask: Callable[[str, str], tuple[int, list[str]]],
+    user: str,
+    path: str,
+    status: int,
+    owners: list[str],
+) -> None:
+    assert await asyncio.to_thread(ask, user, path) == (status, owners)
+
+
+async def test_many_vms_are_written_in_parts(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "VMS_A_WRITE", 2)
+    for i in range(5):
+        await place.put(vm(f"demo-{i}", host=f"h{i}"))
+        place.accounts.add(report(use(f"demo-{i}", cpu_s=i), host=f"h{i}"), 0)
+    await place.accounts.write(now=True)
+    await place.crash()
+    assert place.one().cpu_s == 10
+    assert len(await place.store.list("counted/")) == 4  # who used nothing has no counter
