@@ -1,0 +1,325 @@
+"""Control groups: one per VM, `copper/INSTANCE/VM`, by which the kernel holds it to its processors and its memory.
+
+Version 1 and 2 are both in use; `find_layout` reads from the mounts which of them is here. INSTANCE is a hash of the
+run directory, so that two Coppers of one host do not meet. Version 1's groups lie below the group that the agent
+itself is in: what bounds the agent bounds its VMs. In version 2 a group that has processes cannot have groups with
+controllers below it, so that they lie at the top of what is mounted; a VM outlives the service that started it.
+
+**What a memory limit counts.** The kernel charges a page to the group of whoever touches it first, and a charge does
+not move. A layer's pages are charged to the agent that loaded it, or to the VM that was frozen into it (`shmem` in its
+group). What a standby wrote before it became a VM, some 20 MiB, is charged to the agent. So the group of a clone counts
+the pages that it wrote, and what the kernel needs for it: page tables, sockets, 1.4 MiB for a `micro` that is busy, and
+cache of its disk, which the kernel gives up before it kills. `VmLimits.own_bytes` means what `own_bytes` of a VM shows,
+QEMU included, therefore the limit that is written is
+
+    own_bytes - what of it is charged elsewhere + KERNEL_BYTES + memory / 256 + layers charged here
+
+and none while the VM is being frozen, for a layer grows then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import errno
+import hashlib
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from copper.model.api import VmLimits
+from copper.model.errors import Refused
+from copper.model.machine import Shape
+
+CONTROLLERS = {"cpu", "memory"}
+KERNEL_BYTES = 16 << 20
+PERIOD_US = 100_000
+TRIES = 20  # an ended process leaves its group a moment after it is gone
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Group:
+    """A VM's group: its process, its folders (that of memory last), and what the kernel may need for it."""
+
+    pid: int
+    folders: tuple[Path, ...]
+    kernel_bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Where this host has its groups: what is mounted, and the folder in it below which `copper/` is made."""
+
+    version: int
+    mounts: dict[str, Path]  # of cpu and memory; version 2 has one for both
+    below: dict[str, str]
+
+    def roots(self) -> list[Path]:
+        """The folders in which `copper/` is made, that of memory last."""
+        roots = [self.mounts[name] / self.below[name] for name in ("cpu", "memory")]
+        return list(dict.fromkeys(roots))
+
+
+def find_layout(
+    mounts: Path = Path("/proc/self/mounts"), own: Path = Path("/proc/self/cgroup")
+) -> Layout | None:
+    """What is mounted here, version 1 first where it has the controllers; None: neither of them."""
+    first: dict[str, Path] = {}
+    second: Path | None = None
+    with contextlib.suppress(OSError):
+        for line in mounts.read_text().splitlines():
+            _, where, kind, options, *_ = line.split(" ")
+            if kind == "cgroup":
+                first |= dict.fromkeys(CONTROLLERS & set(options.split(",")), Path(where))
+            elif kind == "cgroup2" and second is None:
+                second = Path(where)
+    if first.keys() == CONTROLLERS:
+        groups = _groups_in(own)
+        return Layout(1, first, {name: groups.get(name, "") for name in CONTROLLERS})
+    if second is not None:
+        with contextlib.suppress(OSError):
+            if set((second / "cgroup.controllers").read_text().split()) >= CONTROLLERS:
+                return Layout(2, dict.fromkeys(CONTROLLERS, second), dict.fromkeys(CONTROLLERS, ""))
+    return None
+
+
+def _groups_in(path: Path) -> dict[str, str]:
+    """A /proc/PID/cgroup: the group by controller; version 2's is that of all which are not named."""
+    groups: dict[str, str] = {}
+    with contextlib.suppress(OSError):
+        for line in path.read_text().splitlines():
+            _, names, group = line.split(":", 2)
+            if names:
+                groups |= dict.fromkeys(names.split(","), group.lstrip("/"))
+            else:
+                groups = dict.fromkeys(CONTROLLERS, group.lstrip("/")) | groups
+    return groups
+
+
+def instance_of(run_dir: Path) -> str:
+    """The name of this Copper among those of the host."""
+    return hashlib.sha256(str(run_dir.resolve()).encode()).hexdigest()[:10]
+
+
+class Groups:
+    """The groups of one host agent's VMs. Without a usable layout nothing is limited, and `why` says so."""
+
+    def __init__(self, run_dir: Path, layout: Layout | None, proc: Path = Path("/proc")) -> None:
+        self._proc = proc
+        self._below = Path("copper") / instance_of(run_dir)
+        self._layout = layout
+        self.why = "" if layout else "no cgroups with cpu and memory are mounted"
+        self._groups: dict[str, _Group] = {}
+        if layout is not None:
+            try:
+                self._open(layout)
+            except OSError as error:
+                self._layout = None
+                self.why = f"cgroups cannot be written: {error.filename}: {error.strerror}"
+        if self.why:
+            log.warning("VMs run without limits: %s", self.why)
+
+    @property
+    def available(self) -> bool:
+        return self._layout is not None
+
+    def _open(self, layout: Layout) -> None:
+        for root in layout.roots():
+            (root / self._below).mkdir(parents=True, exist_ok=True)
+        if layout.version == 2:
+            (root,) = layout.roots()
+            for folder in (root, root / "copper", root / self._below):
+                _write(folder / "cgroup.subtree_control", "+cpu +memory")
+
+    def check(self, limits: VmLimits) -> None:
+        """Raises Refused when this host cannot hold a VM to such limits."""
+        if not self.available and limits != VmLimits():
+            raise Refused(
+                f"this host cannot limit a VM: {self.why}",
+                advice="run Copper where it may write cgroups",
+            )
+
+    def put(self, vm: str, pid: int, shape: Shape) -> None:
+        """Moves a process and its threads into the group of this VM, weighed by its processors.
+
+        Blocks for up to 20 ms while the kernel does it. A host that cannot goes on without, and says so.
+        """
+        if self._layout is None:
+            return
+        folders = tuple(root / self._below / vm for root in self._layout.roots())
+        self._groups[vm] = _Group(pid, folders, _kernel_bytes(shape))
+        try:
+            for folder in folders:
+                folder.mkdir(parents=True, exist_ok=True)
+            if self._layout.version == 1:
+                _write(folders[0] / "cpu.shares", str(1024 * shape.cpus))
+            else:
+                _write(folders[0] / "cpu.weight", str(min(10_000, 100 * shape.cpus)))
+            for folder in folders:
+                _write(folder / "cgroup.procs", str(pid))
+        except OSError as error:
+            if error.errno != errno.ESRCH:  # it has just ended: its watcher says so
+                log.warning("VM %s has no cgroup: %s: %s", vm, error.filename, error.strerror)
+
+    def find(self, vm: str, pid: int, shape: Shape) -> None:
+        """The group of a VM of an earlier agent, which may lie elsewhere; a VM without one gets one."""
+        if self._layout is None:
+            return
+        found = _groups_in(self._proc / str(pid) / "cgroup")
+        ours = str(self._below / vm)
+        if not all(found.get(name, "").endswith(ours) for name in CONTROLLERS):
+            self.put(vm, pid, shape)
+            return
+        folders = (self._layout.mounts[name] / found[name] for name in ("cpu", "memory"))
+        self._groups[vm] = _Group(pid, tuple(dict.fromkeys(folders)), _kernel_bytes(shape))
+
+    def hold(self, vm: str, limits: VmLimits, *, again: bool = False) -> None:
+        """Writes a VM's limits, as they are now; None is no limit. Raises Refused, nothing changed.
+
+        `again`: they were its limits before; memory that it has beyond them is left to it.
+        """
+        self.check(limits)
+        group = self._groups.get(vm)
+        if self._layout is None or group is None:
+            return
+        try:
+            most = self._most(vm, group, limits.own_bytes, again)
+            self._hold_cpu(group.folders[0], limits.cpus)
+            self._hold_memory(group.folders[-1], most)
+        except OSError as error:
+            raise Refused(f"VM {vm} cannot be limited: {error.strerror}") from error
+
+    def _most(self, vm: str, group: _Group, own_bytes: int | None, again: bool) -> int | None:
+        """Bytes to be written for a limit of `own_bytes`. Raises Refused below what it has."""
+        if own_bytes is None:
+            return None
+        now = self._proc_bytes(group.pid)
+        if own_bytes < now and not again:
+            raise Refused(
+                f"VM {vm} has {now >> 20} MiB of its own already, a limit of {own_bytes >> 20}"
+                " would end it"
+            )
+        charged = read_fields(group.folders[-1] / "memory.stat")
+        elsewhere = max(0, now - charged.get("rss", charged.get("anon", 0)))
+        return max(own_bytes, now) - elsewhere + group.kernel_bytes + charged.get("shmem", 0)
+
+    def _proc_bytes(self, pid: int) -> int:
+        fields = read_fields(self._proc / str(pid) / "status")
+        return (fields.get("RssAnon:", 0) + fields.get("VmSwap:", 0)) << 10
+
+    def _hold_cpu(self, folder: Path, cpus: float | None) -> None:
+        quota = None if cpus is None else max(1000, round(cpus * PERIOD_US))
+        if self._version == 1:
+            _write(folder / "cpu.cfs_period_us", str(PERIOD_US))
+            _write(folder / "cpu.cfs_quota_us", str(-1 if quota is None else quota))
+        else:
+            _write(folder / "cpu.max", f"{'max' if quota is None else quota} {PERIOD_US}")
+
+    def _hold_memory(self, folder: Path, most: int | None) -> None:
+        if self._version == 1:
+            self._hold_memory_v1(folder, most)
+            return
+        _write(folder / "memory.max", "max" if most is None else str(most))
+        if (folder / "memory.swap.max").exists():
+            _write(folder / "memory.swap.max", "max" if most is None else "0")
+
+    def _hold_memory_v1(self, folder: Path, most: int | None) -> None:
+        alone, with_swap = folder / "memory.limit_in_bytes", folder / "memory.memsw.limit_in_bytes"
+        order = [alone, with_swap]
+        # the kernel wants memory <= memory and swap at every instant
+        if most is None or (with_swap.exists() and most > int(with_swap.read_text())):
+            order.reverse()
+        for path in order:
+            if path == alone or path.exists():
+                _write(path, "-1" if most is None else str(most))
+
+    @property
+    def _version(self) -> int:
+        assert self._layout is not None
+        return self._layout.version
+
+    @contextlib.contextmanager
+    def lifted(self, vm: str, limits: VmLimits) -> Iterator[None]:
+        """Within it a VM's memory is not limited: its layers, charged to it, may grow."""
+        if self._layout is None or limits.own_bytes is None or vm not in self._groups:
+            yield
+            return
+        self.hold(vm, limits.model_copy(update={"own_bytes": None}))
+        try:
+            yield
+        finally:
+            with contextlib.suppress(Refused):  # it ended meanwhile
+                self.hold(vm, limits, again=True)
+
+    def hit_its_limit(self, vm: str) -> bool:
+        """Whether the kernel killed this VM's QEMU since it wanted more memory than its limit."""
+        if self._layout is None or vm not in self._groups:
+            return False
+        name = "memory.oom_control" if self._version == 1 else "memory.events"
+        return read_fields(self._groups[vm].folders[-1] / name).get("oom_kill", 0) > 0
+
+    async def remove(self, vm: str) -> None:
+        """Removes the group of a VM that has ended."""
+        group = self._groups.pop(vm, None)
+        for folder in group.folders if group else ():
+            await remove_group(folder)
+
+    def found(self) -> list[Path]:
+        """Every VM's group of this instance, wherever an agent of it made one."""
+        if self._layout is None:
+            return []
+        groups = []
+        for mount in dict.fromkeys(self._layout.mounts.values()):
+            for folder, _, _ in os.walk(mount):
+                if Path(folder).parts[-2:] == self._below.parts:
+                    groups += [path for path in Path(folder).iterdir() if path.is_dir()]
+        return sorted(groups)
+
+    async def close(self) -> None:
+        """Removes the instance's own group where no VM is left in it."""
+        if self._layout is not None:
+            for root in self._layout.roots():
+                for folder in (root / self._below, root / "copper"):
+                    with contextlib.suppress(OSError):
+                        folder.rmdir()
+
+
+def find_groups(run_dir: Path) -> Groups:
+    """The groups of this host for a Copper with this run directory."""
+    return Groups(run_dir, find_layout())
+
+
+async def remove_group(folder: Path) -> bool:
+    """Removes one group; false when processes stay in it."""
+    for _ in range(TRIES):
+        try:
+            folder.rmdir()
+            return True
+        except FileNotFoundError:
+            return True
+        except OSError:
+            await asyncio.sleep(0.005)
+    log.warning("the cgroup %s is still in use", folder)
+    return False
+
+
+def read_fields(path: Path) -> dict[str, int]:
+    """A file of `name number` lines, such as memory.stat or /proc/PID/status; empty when it cannot be read."""
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return {}
+    pairs = (line.split() for line in lines)
+    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) > 1 and pair[1].isdigit()}
+
+
+def _kernel_bytes(shape: Shape) -> int:
+    return KERNEL_BYTES + shape.memory_bytes // 256  # twice the page tables of all of its memory
+
+
+def _write(path: Path, text: str) -> None:
+    with path.open("w") as out:
+        out.write(text)
