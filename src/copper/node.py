@@ -14,17 +14,15 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import httpx2
 import uvicorn
 
 import copper
 from copper.controller.api import routes as controller_routes
-from copper.controller.calls import Calls
-from copper.controller.clusters import Clusters
-from copper.controller.hosts import Host
-from copper.controller.state import State
+from copper.controller.core import Core
+from copper.controller.hosts import Host, HttpHost
 from copper.host.agent import HostAgent
 from copper.host.api import routes as host_routes
 from copper.host.controller_link import ControllerLink
@@ -79,37 +77,43 @@ def _say_ready() -> None:
             starter.write("ready\n")
 
 
+def _agents(settings: Settings, controller: ControllerLink) -> list[HostAgent]:
+    return [HostAgent(settings, controller)]
+
+
+def links(agents: Sequence[HostAgent], peer: Peer) -> dict[str, Host]:
+    """How the controller speaks to the hosts of this process, by their names."""
+    return {agent.name: HttpHost(peer) for agent in agents}
+
+
+def _health(settings: Settings, agent: HostAgent) -> Health:
+    verdict = agent.verdict
+    return Health(
+        version=copper.__version__,
+        pid=os.getpid(),
+        host=agent.name,
+        accelerator=verdict.accelerator,
+        accelerator_reason=verdict.reason,
+        accelerator_proven=verdict.proven,
+        state_dir=str(settings.state_dir),
+    )
+
+
 async def _serve(settings: Settings) -> None:
     app = new_app("Copper", copper.__version__)
     # the same requests as over a network, without one
     transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
     peer = Peer(httpx2.AsyncClient(transport=transport, base_url="http://copper"))
-    agent = HostAgent(settings, ControllerLink(peer))
+    agents = _agents(settings, ControllerLink(peer))
     store = SqliteStore(settings.state_dir / "state.sqlite")
     await store.open()
-    state = State(store)
-    host = Host(peer)
-    clusters = Clusters(state, host, agent.name)
-
-    def health() -> Health:
-        return Health(
-            version=copper.__version__,
-            pid=os.getpid(),
-            host=agent.name,
-            accelerator=agent.verdict.accelerator,
-            accelerator_reason=agent.verdict.reason,
-            accelerator_proven=agent.verdict.proven,
-            state_dir=str(settings.state_dir),
-        )
-
-    app.include_router(
-        controller_routes(state, clusters, Calls(state, clusters, host), host, health)
-    )
-    app.include_router(host_routes(agent))
+    core = Core(store, ticket_expires_s=settings.ticket_expires_s, report_s=settings.report_s)
+    for name, link in links(agents, peer).items():
+        core.hosts.add(name, link)
+    app.include_router(controller_routes(core, lambda: _health(settings, agents[0])))
+    app.include_router(host_routes(agents[0]))
     try:
-        await agent.vms.adopt()
-        await clusters.reconcile()
-        warming = asyncio.create_task(clusters.warm())
+        await asyncio.gather(*(agent.vms.adopt() for agent in agents))
         server = _Server(
             uvicorn.Config(
                 app,
@@ -121,14 +125,14 @@ async def _serve(settings: Settings) -> None:
                 ws_ping_interval=None,
             )
         )
-        with _listen(settings) as sock:
-            log.info("serving on %s", settings.api_socket)
-            _say_ready()
-            await server.serve(sockets=[sock])
-        warming.cancel()
-        await asyncio.gather(warming, return_exceptions=True)
+        async with core.working():
+            with _listen(settings) as sock:
+                log.info("serving on %s", settings.api_socket)
+                _say_ready()
+                await server.serve(sockets=[sock])
     finally:
-        await agent.vms.leave()
+        for agent in agents:
+            await agent.vms.leave()
         await peer.close()
         await store.close()
         settings.api_socket.unlink(missing_ok=True)
