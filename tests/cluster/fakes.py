@@ -157,6 +157,9 @@ class FakeHost:
     async def release(self, image: str) -> None:
         self.frozen.remove(image)
 
+    async def release_all(self) -> None:
+        self.frozen.clear()
+
     async def prepare(self, vm: str, count: int) -> None:
         self._check("prepare")
         self.prepared.append(count)

@@ -77,6 +77,7 @@ class Recovery:
 
     async def _compare(self, host: str) -> None:
         link = self._hosts.get(host)
+        await link.release_all()
         there = {status.name: status for status in await link.vms()}
         rows = [vm for vm in self._book.vms() if vm.host == host]
         await self._end_again([vm for vm in rows if vm.state == "ending"])

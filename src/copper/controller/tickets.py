@@ -119,6 +119,7 @@ class Tickets:
         )
         ticket, written = await self._granted(asked, row.owner, request.timeout_ms / 1000)
         try:
+            await step("ticket.placed")
             await asyncio.shield(written)
             await step("ticket.written")
         except BaseException:
