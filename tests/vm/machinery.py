@@ -154,6 +154,7 @@ def a_copper(accel: str, *, state: Path | None = None, **variables: str) -> Iter
         "COPPER_RUN_DIR": str(run),
         "COPPER_STATE_DIR": str(state),
         "COPPER_ACCEL": accel,
+        "COPPER_CPU_RATIO": "1000",
         "PATH": f"{COMMANDS}:{os.environ['PATH']}",
         **variables,
     }

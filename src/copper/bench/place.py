@@ -211,6 +211,7 @@ def _start(settings: Settings, folder: Path) -> subprocess.Popen[bytes]:
         "COPPER_QEMU": settings.qemu,
         "COPPER_ACCEL": settings.accel,
         "COPPER_STANDBYS": str(settings.standbys),
+        "COPPER_CPU_RATIO": "1000",  # what is measured is the fork, not the refusal
         "COPPER_READY_FD": str(say),
     }
     with (folder / "copper.log").open("ab") as log, os.fdopen(ready) as starter:

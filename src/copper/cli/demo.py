@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import sys
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 CLUSTER = "demo"
 IMAGE = RECIPE = "debian-12"
 CLONES = 9
+CPU_RATIO = 32.0  # of a Copper that is started here: these machines are idle
 
 
 @click.command()
@@ -41,7 +43,7 @@ def demo() -> None:
     client = Client(settings)
     steps = Steps()
     with steps.step("starting Copper"):
-        ensure_up(settings)
+        ensure_up(dataclasses.replace(settings, cpu_ratio=max(settings.cpu_ratio, CPU_RATIO)))
     _end_earlier(client, steps)
     _ready_image(settings, steps)
     # asked now: the first image that is booted decides it

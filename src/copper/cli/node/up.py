@@ -108,6 +108,7 @@ def environment_of(settings: Settings) -> dict[str, str]:
         "COPPER_STATE_DIR": str(settings.state_dir),
         "COPPER_RUN_DIR": str(settings.run_dir),
         "COPPER_NATIVE_DIR": str(settings.native_dir),
+        "COPPER_CPU_RATIO": f"{settings.cpu_ratio:g}",
     }
 
 
