@@ -1,19 +1,20 @@
-"""`copper`: the Copper of this machine, its images, its demonstration and its bench."""
+"""`copper`: the Copper of a machine, its images, users and state, its demonstration and its bench."""
 
 from __future__ import annotations
 
 import click
 
 import copper
+from copper.cli import image, operation, ticket, token, user
+from copper.cli.audit import audit
 from copper.cli.bench import bench
 from copper.cli.demo import demo
-from copper.cli.image.build import build
-from copper.cli.image.delete import delete
-from copper.cli.image.list import list_
+from copper.cli.events import events
 from copper.cli.node.doctor import doctor
 from copper.cli.node.down import down
 from copper.cli.node.up import up
 from copper.cli.run import run
+from copper.cli.whoami import whoami
 
 
 @click.group(name="copper")
@@ -25,14 +26,10 @@ def group() -> None:
     """
 
 
-@click.group()
-def image() -> None:
-    """Stored images, which virtual clusters boot from."""
-
-
-for verb in (build, list_, delete):
-    image.add_command(verb)
-for verb in (up, down, doctor, image, demo, bench):
+for verb in (
+    *(up, down, doctor, image.group, demo, bench),
+    *(whoami, user.group, token.group, operation.group, ticket.group, events, audit),
+):
     group.add_command(verb)
 
 

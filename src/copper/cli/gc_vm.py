@@ -6,8 +6,10 @@ import click
 
 import copper
 from copper.cli.run import run
+from copper.cli.vm.clone import clone
 from copper.cli.vm.console import console
 from copper.cli.vm.exec import exec_
+from copper.cli.vm.kill import kill
 from copper.cli.vm.list import list_
 from copper.cli.vm.log import log
 from copper.cli.vm.pull import pull
@@ -21,7 +23,7 @@ def group() -> None:
     """Single VMs, named CLUSTER-VMID: demo-0 is the master of demo."""
 
 
-for verb in (list_, show, exec_, push, pull, console, log):
+for verb in (list_, show, clone, exec_, push, pull, console, log, kill):
     group.add_command(verb)
 
 

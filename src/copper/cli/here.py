@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from copper.model.settings import Settings, from_environment
 
@@ -11,11 +11,17 @@ if TYPE_CHECKING:
 
 
 def settings() -> Settings:
-    """Read anew for each command. Raises BadInput for a variable that is wrong."""
+    """Those of the Copper of this machine. Raises BadInput for a variable that is wrong."""
     return from_environment()
 
 
 def client() -> Client:
+    """The Copper at COPPER_URL, or the one of this machine. Raises BadInput as `settings` does."""
     from copper.client import Client
 
-    return Client(settings())
+    return Client()
+
+
+def api() -> Any:
+    """The same, with answers as the API's JSON: commands show it, and need no records for that."""
+    return client().raw

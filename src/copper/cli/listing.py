@@ -41,22 +41,22 @@ class Column:
         return value
 
 
-def list_rows(rows: list[Row], columns: list[Column], form: str) -> None:
-    """Shows many."""
+def list_rows(rows: list[Row], columns: list[Column], form: str, *, name: str = "name") -> None:
+    """Shows many; `name` is the field that names one."""
     if form == "table":
         _table(rows, columns)
     else:
-        _plain(rows, columns, form, rows)
+        _plain(rows, columns, form, rows, name)
 
 
-def show_row(row: Row, columns: list[Column], form: str) -> None:
+def show_row(row: Row, columns: list[Column], form: str, *, name: str = "name") -> None:
     """Shows one: a table has a line for each field."""
     if form == "table":
         width = max(len(column.title) for column in columns)
         for column in columns:
             say(f"{column.title:{width}}  {column.shown(column.value(row))}")
     else:
-        _plain([row], columns, form, row)
+        _plain([row], columns, form, row, name)
 
 
 def _table(rows: list[Row], columns: list[Column]) -> None:
@@ -71,12 +71,12 @@ def _table(rows: list[Row], columns: list[Column]) -> None:
         say("  ".join(aligned).rstrip())
 
 
-def _plain(rows: list[Row], columns: list[Column], form: str, body: object) -> None:
+def _plain(rows: list[Row], columns: list[Column], form: str, body: object, name: str) -> None:
     if form == "json":
         say(json.dumps(body, indent=2, ensure_ascii=False))
     elif form == "name":
         for row in rows:
-            say(row["name"])
+            say(str(row[name]))
     else:
         import csv
         import io
@@ -85,8 +85,22 @@ def _plain(rows: list[Row], columns: list[Column], form: str, body: object) -> N
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow([column.field.replace(".", "_") for column in columns])
         for row in rows:
-            writer.writerow([column.value(row) for column in columns])
+            writer.writerow([_cell(column.value(row)) for column in columns])
         say(text.getvalue().removesuffix("\n"))
+
+
+def _cell(value: Any) -> Any:
+    """A list as its words: CSV has no lists."""
+    return " ".join(map(str, value)) if isinstance(value, list) else value
+
+
+def words(value: Any) -> str:
+    return " ".join(map(str, value)) if value else "-"
+
+
+def most(value: Any) -> str:
+    """A limit."""
+    return "no limit" if value is None else str(value)
 
 
 def mib(value: Any) -> str:

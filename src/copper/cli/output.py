@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from typing import Any
 
 from copper.model.errors import CopperError
 
@@ -19,6 +20,14 @@ def say(text: str) -> None:
         print(text)
     except OSError as error:
         raise cannot_write(error) from error
+
+
+def say_done(answer: dict[str, Any] | list[str] | None) -> None:
+    """What work on VMs was answered with: the names of the VMs, or the operation's id."""
+    if isinstance(answer, dict):
+        say(answer["id"])
+    for name in answer if isinstance(answer, list) else []:
+        say(name)
 
 
 def flush() -> None:

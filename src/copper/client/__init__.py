@@ -1,4 +1,4 @@
-"""Speaks to a Copper on this machine: typed calls of its API, and its streams."""
+"""Speaks to a Copper, here or elsewhere: typed calls of its API, its streams and its events."""
 
 from __future__ import annotations
 

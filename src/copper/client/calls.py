@@ -1,142 +1,72 @@
-"""The API's requests as typed methods (docs/reference/api.md)."""
+"""The client that commands and users have: the API's methods, its streams and its events."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from copper.client import http
-from copper.model.names import check_name, parse_vm_name
+from copper.client import check
+from copper.client.api import Api
+from copper.client.caller import READ_S
+from copper.model.errors import TimedOut
 
 if TYPE_CHECKING:
     from copper.client.commands import Finished
     from copper.client.streams import Stream
-    from copper.model.api import Cluster, Frozen, Health, HostFacts, ImageInfo, Vm, VmStatus
-    from copper.model.settings import Settings
+    from copper.model.api import Health
+    from copper.model.operations import Change, Operation
 
-READ_S = 30.0  # most time for an answer that only reads
-CHANGE_S = 300.0  # and for one that makes or ends VMs: many of them on a small machine
-
+LOOK_S = 20.0  # at most so long one request waits for an operation's end
 Kind = Literal["exec", "push", "pull", "console"]
 
 
-class Client:
-    """The Copper that serves on the settings' socket. Every call may raise CopperError.
+class Client(Api):
+    """A Copper: the one that a Target or Settings name, or without either the environment's.
 
-    Names are checked before anything is sent. Each request is a connection of its own, so a client
-    may be used from several threads.
+    Every call may raise CopperError. Names are checked before anything is sent. `wait=False` gives
+    the Operation instead of its result. What creates something has one effect, also when the
+    connection broke and it was asked again.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self.socket: Path = settings.api_socket
+    def health(self, *, timeout_s: float = READ_S) -> Health:
+        """That it serves, and which it is."""
+        answer: Health = self._ask("Health", "GET", "/v1/health", timeout_s=timeout_s)
+        return answer
 
-    def call(self, method: str, target: str, body: object = None) -> Any:
-        """One request; the answer's JSON as it is, for those who only show it."""
-        timeout_s = READ_S if method == "GET" else CHANGE_S
-        answer = http.request(self.socket, method, target, body, timeout_s=timeout_s)
-        return http.json_of(answer[1])
+    def events(
+        self, cluster: str | None = None, *, after: str | None = None, patience_s: float = 60.0
+    ) -> Iterator[Change]:
+        """What changes from now on, or since the change with the id `after`, without end.
 
-    def health(self, timeout_s: float = READ_S) -> Health:
-        from copper.model.api import Health
+        It connects again and goes on where it was by itself; raises when nobody answers for
+        `patience_s` seconds, and when what is asked for has been forgotten: nothing is skipped.
+        """
+        from copper.client.events import follow
 
-        answer = http.request(self.socket, "GET", "/v1/health", timeout_s=timeout_s)
-        return Health.model_validate(http.json_of(answer[1]))
+        return follow(self, cluster, after, patience_s)
 
-    # virtual clusters
-
-    def clusters(self) -> list[Cluster]:
-        from copper.model.api import Cluster
-
-        return [Cluster.model_validate(one) for one in self.call("GET", "/v1/clusters")]
-
-    def cluster(self, name: str) -> Cluster:
-        from copper.model.api import Cluster
-
-        return Cluster.model_validate(self.call("GET", cluster_path(name)))
-
-    def create(
-        self, name: str, image: str, *, memory_mib: int | None = None, cpus: int | None = None
-    ) -> Cluster:
-        from copper.model.api import Cluster
-
-        body = new_cluster(name, image, memory_mib, cpus)
-        return Cluster.model_validate(self.call("POST", "/v1/clusters", body))
-
-    def boot(self, name: str) -> Vm:
-        """Boots the master and gives it, once its agent has answered."""
-        from copper.model.api import Vm
-
-        return Vm.model_validate(self.call("POST", f"{cluster_path(name)}/boot"))
-
-    def kill(self, name: str) -> list[str]:
-        """Ends all VMs of a virtual cluster and gives their names."""
-        ended = self.call("POST", f"{cluster_path(name)}/kill")
-        return [str(vm) for vm in ended]
-
-    def delete(self, name: str) -> None:
-        self.call("DELETE", cluster_path(name))
-
-    # VMs
-
-    def vms(self, cluster: str | None = None) -> list[Vm]:
-        from copper.model.api import Vm
-
-        return [Vm.model_validate(one) for one in self.call("GET", vms_path(cluster))]
-
-    def vm(self, name: str) -> Vm:
-        from copper.model.api import Vm
-
-        return Vm.model_validate(self.call("GET", vm_path(name)))
-
-    # the host
-
-    def facts(self) -> HostFacts:
-        from copper.model.api import HostFacts
-
-        return HostFacts.model_validate(self.call("GET", "/host/v1/facts"))
-
-    def statuses(self) -> list[VmStatus]:
-        from copper.model.api import VmStatus
-
-        return [VmStatus.model_validate(one) for one in self.call("GET", "/host/v1/vms")]
-
-    def status(self, vm: str) -> VmStatus:
-        from copper.model.api import VmStatus
-
-        return VmStatus.model_validate(self.call("GET", host_vm_path(vm)))
-
-    def end(self, vm: str) -> None:
-        """Ends one VM on its host; one that is not there is no error."""
-        self.call("DELETE", host_vm_path(vm))
-
-    def freeze(self, vm: str) -> Frozen:
-        from copper.model.api import Frozen
-
-        return Frozen.model_validate(self.call("POST", f"{host_vm_path(vm)}/freeze"))
-
-    def log(self, vm: str) -> bytes:
-        """What the VM wrote to its serial line lately."""
-        target = f"{host_vm_path(vm)}/log"
-        kind, text = http.request(self.socket, "GET", target, timeout_s=READ_S)
-        if kind == "application/json":
-            return str(http.json_of(text)).encode()
-        return text
-
-    def images(self) -> list[ImageInfo]:
-        from copper.model.api import ImageInfo
-
-        return [ImageInfo.model_validate(one) for one in self.call("GET", "/v1/images")]
-
-    def delete_image(self, name: str) -> None:
-        self.call("DELETE", f"/v1/images/{check_name(name, 'image')}")
+    def wait_operation(self, id: str, timeout_s: float | None = None) -> Operation:
+        """The operation once it is over, however it ended. Raises TimedOut after `timeout_s`."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            left = LOOK_S if deadline is None else deadline - time.monotonic()
+            now = self.operation(id, wait_s=max(0.0, min(left, LOOK_S)))
+            # a raw client has it as JSON
+            state = now["state"] if isinstance(now, dict) else now.state
+            if state != "running":
+                return now
+            if left <= LOOK_S and deadline is not None:
+                raise TimedOut(f"operation {id} runs on after {timeout_s:g} s")
 
     # streams
 
     def stream(self, vm: str, kind: Kind) -> AbstractContextManager[Stream]:
         from copper.client.streams import open_stream
 
-        return open_stream(self.socket, f"{host_vm_path(vm)}/{kind}")
+        return open_stream(self.target, f"/host/v1/vms/{check.a_vm(vm)}/{kind}")
 
     def run(self, vm: str, argv: list[str], *, stdin: bytes = b"") -> Finished:
         """Runs a command in a VM to its end, with all its output."""
@@ -159,37 +89,3 @@ class Client:
 
         with self.stream(vm, "pull") as stream:
             pull_file(stream, source, target)
-
-
-def cluster_path(name: str) -> str:
-    return f"/v1/clusters/{check_name(name, 'virtual cluster')}"
-
-
-def vms_path(cluster: str | None = None) -> str:
-    if cluster is None:
-        return "/v1/vms"
-    return f"/v1/vms?cluster={check_name(cluster, 'virtual cluster')}"
-
-
-def vm_path(name: str) -> str:
-    parse_vm_name(name)
-    return f"/v1/vms/{name}"
-
-
-def host_vm_path(name: str) -> str:
-    return f"/host{vm_path(name)}"
-
-
-def new_cluster(
-    name: str, image: str, memory_mib: int | None, cpus: int | None
-) -> dict[str, object]:
-    """The body that makes a virtual cluster; what is not given follows the image."""
-    body: dict[str, object] = {
-        "name": check_name(name, "virtual cluster"),
-        "image": check_name(image, "image"),
-    }
-    if memory_mib is not None:
-        body["memory_mib"] = memory_mib
-    if cpus is not None:
-        body["cpus"] = cpus
-    return body

@@ -9,15 +9,16 @@ from __future__ import annotations
 import json
 import select
 import socket
+import ssl
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from copper.client.http import unreachable
+from copper.client.http import authorization, connect, not_accepted, unreachable
 from copper.client.problems import error_of, error_of_errno
+from copper.client.target import Target
 from copper.model.errors import CopperError
 from copper.wire.problems import from_problem
 
@@ -30,6 +31,7 @@ ENOUGH = 1 << 18  # bytes that wait to be sent: no more input is read until they
 _OPEN_S = 30.0
 _LARGEST = 1 << 24
 _BROKEN = select.POLLERR | select.POLLHUP | select.POLLNVAL
+_NOT_YET = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 class Lost(CopperError):
@@ -83,7 +85,7 @@ class Stream:
         while self._unsent and not self._no_more_out:
             try:
                 del self._unsent[: self._socket.send(self._unsent)]
-            except BlockingIOError:
+            except _NOT_YET:
                 return
             except OSError:
                 self._no_more_out = True  # what it still had to say may yet be read
@@ -111,18 +113,24 @@ class Stream:
         mine = self._socket.fileno()
         if wanted:
             poll.register(mine, wanted)
+        decrypted = bool(wanted & select.POLLIN) and self._decrypted()
+        if decrypted:
+            timeout_s = 0  # poll does not know of what TLS has read already
         ready = dict(poll.poll(None if timeout_s is None else max(0.0, timeout_s) * 1000))
-        happened = ready.pop(mine, 0)
+        happened = ready.pop(mine, 0) | (select.POLLIN if decrypted else 0)
         if happened & select.POLLOUT:
             self.flush()
         if happened & (select.POLLIN | _BROKEN):
             self._read()
         return ready
 
+    def _decrypted(self) -> bool:
+        return isinstance(self._socket, ssl.SSLSocket) and self._socket.pending() > 0
+
     def _read(self) -> None:
         try:
             data = self._socket.recv(1 << 18)
-        except BlockingIOError:
+        except _NOT_YET:
             return
         except OSError:
             data = b""
@@ -208,19 +216,26 @@ class Stream:
 
 
 @contextmanager
-def open_stream(path: Path, target: str) -> Iterator[Stream]:
-    """Opens the stream at `target` of the server at a socket; closes it at the end."""
+def open_stream(target: Target, path: str) -> Iterator[Stream]:
+    """Opens the stream at `path` of the target; closes it at the end."""
     from websockets.client import ClientProtocol
     from websockets.uri import parse_uri
 
-    protocol = ClientProtocol(parse_uri(f"ws://localhost{target}"), max_size=_LARGEST)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+    scheme = "wss" if target.tls else "ws"
+    host = f"[{target.host}]" if ":" in target.host else target.host
+    uri = parse_uri(f"{scheme}://{host}:{target.port}{path}")
+    protocol = ClientProtocol(uri, max_size=_LARGEST)
+    try:
+        sock = connect(target, _OPEN_S)
+    except OSError as error:
+        raise unreachable(error, target, _OPEN_S) from error
+    with sock:
         stream = Stream(sock, protocol)
-        sock.settimeout(_OPEN_S)
         try:
-            sock.connect(str(path))
             sock.setblocking(False)
-            protocol.send_request(protocol.connect())
+            opening = protocol.connect()
+            opening.headers.update(authorization(target))
+            protocol.send_request(opening)
             stream.flush()
             deadline = time.monotonic() + _OPEN_S
             while stream.response is None:
@@ -230,8 +245,10 @@ def open_stream(path: Path, target: str) -> Iterator[Stream]:
                     raise TimeoutError
                 stream.turn(timeout_s=deadline - time.monotonic())
         except OSError as error:
-            raise unreachable(error, path, _OPEN_S) from error
+            raise unreachable(error, target, _OPEN_S) from error
         if protocol.handshake_exc is not None:
+            if stream.response.status_code == 401:
+                raise not_accepted(target)
             raise error_of(stream.response.status_code, bytes(stream.response.body or b""))
         try:
             yield stream

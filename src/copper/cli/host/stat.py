@@ -14,15 +14,7 @@ from copper.model.errors import BadInput
 
 MIB = 1 << 20
 MB = 1_000_000
-# Copper gives its VMs none of these, so there are none; scripts ask for the lines
-NONE = [
-    "Available Named Storage",
-    "Used Named Storage",
-    "Available PCI Devices",
-    "Used PCI Devices",
-    "Available Networks",
-    "Available Tags",
-]
+RUNS = ("starting", "running", "paused", "ending")  # a suspended VM takes disk only
 
 
 @click.command()
@@ -34,18 +26,30 @@ def stat(host: str, form: str) -> None:
     Processors and memory (MiB) in use are what its VMs were made with, which can be more than all:
     clones share what they have not changed.
     """
-    from urllib.parse import quote
-
     if not host or len(host) > 253 or "/" in host:
         raise BadInput(f"{host[:60]!r} is not a host", advice="gc-host list names them")
-    client = here.client()
-    facts = client.call("GET", f"/v1/hosts/{quote(host, safe='')}")
+    api = here.api()
+    facts = api.host(host)
     if form != "table":
         show_row(facts, COLUMNS, form)
         return
+    vms = [vm for vm in api.vms() if vm["host"] == host and vm["state"] in RUNS]
+    clusters = {vm["cluster"] for vm in vms}
+    used = {
+        storage
+        for cluster in (api.clusters() if facts["storage"] and clusters else [])
+        if cluster["name"] in clusters
+        for storage in cluster["requires"]["storage"]
+    }
     lines = [
-        *_shares(facts, client.call("GET", "/host/v1/vms")),
-        *((label, "[]") for label in NONE),
+        *_shares(facts, vms),
+        ("Available Named Storage", repr(facts["storage"])),
+        ("Used Named Storage", repr(sorted(used))),
+        # Copper gives its VMs none of these, so there are none; scripts ask for the lines
+        ("Available PCI Devices", "[]"),
+        ("Used PCI Devices", "[]"),
+        ("Available Networks", repr(facts["networks"])),
+        ("Available Tags", repr(facts["tags"])),
     ]
     width = max(len(label) for label, _ in lines)
     for label, value in lines:
@@ -53,8 +57,8 @@ def stat(host: str, form: str) -> None:
 
 
 def _shares(facts: dict[str, Any], vms: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    cpus = sum(vm["shape"]["cpus"] for vm in vms)
-    memory = sum(vm["shape"]["memory_mib"] for vm in vms)
+    cpus = sum(vm["cpus"] for vm in vms)
+    memory = sum(vm["memory_mib"] for vm in vms)
     disk = facts["disk_bytes"] // MB
     used = disk - facts["disk_free_bytes"] // MB
     return [

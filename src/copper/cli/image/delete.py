@@ -12,4 +12,4 @@ from copper.cli.arguments import IMAGE
 @click.argument("name", type=IMAGE)
 def delete(name: str) -> None:
     """Delete the stored image NAME; refused while a virtual cluster stands on it."""
-    here.client().delete_image(name)
+    here.api().delete_image(name)

@@ -24,4 +24,4 @@ COLUMNS = [
 @format_option
 def list_(form: str) -> None:
     """List the stored images."""
-    list_rows(here.client().call("GET", "/v1/images"), COLUMNS, form)
+    list_rows(here.api().images(), COLUMNS, form)

@@ -6,10 +6,18 @@ import click
 
 from copper.cli import here
 from copper.cli.arguments import cluster_argument
-from copper.cli.listing import Column, format_option, mib, moment, show_row
+from copper.cli.listing import Column, format_option, mib, moment, most, show_row, words
 from copper.cli.vc.list import COLUMNS
 
 MORE = [
+    Column("memory class", "memory_class"),
+    Column("placement", "placement"),
+    Column("needs tags", "requires.tags", words),
+    Column("needs networks", "requires.networks", words),
+    Column("needs storage", "requires.storage", words),
+    Column("most vms", "limits.vms", most),
+    Column("most cpus", "limits.cpus", most),
+    Column("most memory", "limits.memory_mib", lambda mib: most(mib and f"{mib} MiB")),
     Column("disk", "shape.disk_bytes", mib),
     Column("next vmid", "next_vmid"),
     Column("created", "created", moment),
@@ -21,6 +29,4 @@ MORE = [
 @format_option
 def show(name: str, form: str) -> None:
     """Show the virtual cluster NAME."""
-    from copper.client.calls import cluster_path
-
-    show_row(here.client().call("GET", cluster_path(name)), COLUMNS + MORE, form)
+    show_row(here.api().cluster(name), COLUMNS + MORE, form)

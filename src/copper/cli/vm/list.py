@@ -8,6 +8,8 @@ from copper.cli import here
 from copper.cli.arguments import CLUSTER
 from copper.cli.listing import Column, format_option, list_rows
 
+# copper.model.api.VmState
+STATES = ["starting", "running", "paused", "suspended", "ending", "dead"]
 COLUMNS = [
     Column("name", "name"),
     Column("vmid", "vmid", right=True),
@@ -21,13 +23,12 @@ COLUMNS = [
 
 @click.command(name="list")
 @click.argument("cluster", type=CLUSTER, required=False, metavar="[VC]")
+@click.option("--state", type=click.Choice(STATES), help="Only those in this state.")
 @format_option
-def list_(cluster: str | None, form: str) -> None:
+def list_(cluster: str | None, state: str | None, form: str) -> None:
     """List the VMs, or those of the virtual cluster VC."""
-    from copper.client.calls import cluster_path, vms_path
-
-    client = here.client()
-    rows = client.call("GET", vms_path(cluster))
+    api = here.api()
+    rows = api.vms(cluster, state=state)
     if cluster is not None and not rows:
-        client.call("GET", cluster_path(cluster))  # none is not the same as no such cluster
+        api.cluster(cluster)  # none is not the same as no such cluster
     list_rows(rows, COLUMNS, form)

@@ -19,6 +19,8 @@ from copper.cli.vm.list import COLUMNS
 from copper.model.errors import NotFound
 
 MORE = [
+    Column("owner", "owner"),
+    Column("ticket", "ticket"),
     Column("reason", "reason"),
     Column("created", "created", moment),
     Column("memory", "status.shape.memory_mib", number_of_mib),
@@ -44,12 +46,10 @@ def show(vm: str, form: str) -> None:
     json is the API's body of the VM, with the member `status` for what its host knows of it, or
     null.
     """
-    from copper.client.calls import host_vm_path, vm_path
-
-    client = here.client()
-    row = client.call("GET", vm_path(vm))
+    api = here.api()
+    row = api.vm(vm)
     try:
-        row["status"] = client.call("GET", host_vm_path(vm))
+        row["status"] = api.status(vm)
     except NotFound:
         row["status"] = None  # it has ended
     show_row(row, COLUMNS + MORE, form)

@@ -1,4 +1,4 @@
-"""What `gc-vm push` and `gc-vm pull` share: one file after the other, and what became of them."""
+"""What `gc-vm push`, `pull` and `kill` share: one after the other, and what became of them."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ from typing import TypeVar
 from copper.cli.output import warn
 from copper.model.errors import CopperError, PartlyDone
 
-File = TypeVar("File")
+Thing = TypeVar("Thing")
 
 
-def each(files: Iterable[File], transfer: Callable[[File], None]) -> None:
-    """Transfers every file, also after one that failed.
+def each(
+    things: Iterable[Thing], serve: Callable[[Thing], object], done_to: str = "files were copied"
+) -> None:
+    """Serves every one, also after one that failed.
 
     Raises PartlyDone when some failed, and the last error when all did.
     """
     failed: list[CopperError] = []
     done = 0
-    for file in files:
+    for thing in things:
         try:
-            transfer(file)
+            serve(thing)
             done += 1
         except CopperError as error:
             if failed:
@@ -28,6 +30,6 @@ def each(files: Iterable[File], transfer: Callable[[File], None]) -> None:
             failed.append(error)
     if failed and done:
         warn("gc-vm", str(failed[-1]))
-        raise PartlyDone(f"{done} of {done + len(failed)} files were copied")
+        raise PartlyDone(f"{done} of {done + len(failed)} {done_to}")
     if failed:
         raise failed[-1]

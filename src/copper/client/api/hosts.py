@@ -1,0 +1,29 @@
+"""The API's hosts. Made by `python -m copper.client.generate` from docs/reference/openapi.json."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from copper.client import check
+from copper.client.caller import Caller
+
+if TYPE_CHECKING:
+    from copper.model.api import HostFacts
+
+
+class HostsApi(Caller):
+    """What can be asked about hosts. Every call may raise CopperError."""
+
+    def hosts(self) -> list[HostFacts]:
+        """The hosts."""
+        return list(self.iter_hosts())
+
+    def iter_hosts(self) -> Iterator[HostFacts]:
+        """The same one by one, asked for page by page."""
+        return self._pages("HostFacts", "/v1/hosts", {})
+
+    def host(self, name: str) -> HostFacts:
+        """One host."""
+        answer: HostFacts = self._ask("HostFacts", "GET", f"/v1/hosts/{check.a_part(name)}")
+        return answer
