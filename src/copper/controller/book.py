@@ -33,6 +33,7 @@ class Book:
         self._vms: dict[str, dict[int, Vm]] = {}  # by virtual cluster
         self._tickets: dict[str, dict[str, Ticket]] = {}
         self._watchers: list[Seen] = []
+        self._timed: Callable[[float], None] = lambda seconds: None
 
     async def open(self) -> None:
         """Reads all that the store has."""
@@ -48,6 +49,10 @@ class Book:
         for name, table in self._tables.items():
             for key, record in list(table.items()):
                 seen(f"{name}/{key}", None, record)
+
+    def on_commit(self, timed: Callable[[float], None]) -> None:
+        """Calls `timed` with the seconds that each durable write took."""
+        self._timed = timed
 
     def find(self, key: str, kind: type[R]) -> R | None:
         """The record of a key, or None."""
@@ -148,6 +153,7 @@ class Book:
         old: dict[str, Record | None],
     ) -> int:
         values = {key: record.model_dump(mode="json") for key, record in put.items()}
+        began = time.monotonic()
         try:
             revision = await self.store.commit(expect=revisions, put=values, delete=delete)
         except BaseException:
@@ -157,6 +163,7 @@ class Book:
         finally:
             for key in {*revisions, *old}:
                 del self._writing[key]
+        self._timed(time.monotonic() - began)
         for key in put:
             self._revisions[key] = revision
         for key in delete:

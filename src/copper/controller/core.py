@@ -5,14 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator
 
+import copper
+from copper.controller.accounts import Accounts
 from copper.controller.book import Book
 from copper.controller.calls import Calls
 from copper.controller.capacity import Capacity
 from copper.controller.clusters import Clusters, Progress, no_progress
 from copper.controller.forks import Forks
 from copper.controller.hosts import Hosts
+from copper.controller.learning import Learning
+from copper.controller.metrics import Metrics
 from copper.controller.recovery import Recovery
 from copper.controller.rows import ClusterRow
 from copper.controller.tickets import Tickets
@@ -30,12 +35,7 @@ from copper.model.api import (
 from copper.model.tickets import Ticket, TicketRequest
 from copper.store.contract import Store
 
-EXPECTED_OWN_BYTES = 32 << 20  # of a new clone: what one has been seen to take, and a margin
-MIB = 1 << 20
-
 log = logging.getLogger(__name__)
-
-ExpectedOwn = Callable[[str, int], int]  # image, nominal bytes → bytes that a clone will write
 
 
 class Core:
@@ -47,18 +47,31 @@ class Core:
         self.book = Book(store)
         self.capacity = Capacity()
         self.hosts = Hosts(self.capacity, report_s)
-        self.expected_own: ExpectedOwn = lambda image, nominal: min(EXPECTED_OWN_BYTES, nominal)
+        self.learning = Learning(self.book)
+        self.accounts = Accounts(self.book, report_s)
         self.tickets = Tickets(self.book, self.hosts, self._expected, ticket_expires_s)
         self.placed = Clusters(self.book, self.hosts, self.tickets)
         self.forks = Forks(self.book, self.hosts, self.tickets, self.placed)
         self.whole = Whole(self.book, self.hosts, self.placed, self.forks)
         self.recovery = Recovery(self.book, self.hosts, self.tickets, self.placed, self.whole)
         self.calls = Calls(self.book, self.hosts, self)
+        self.metrics = Metrics(
+            self.book,
+            self.hosts,
+            self.accounts,
+            lambda: self.tickets.waiting,
+            copper.__version__,
+        )
+        self.book.on_commit(self.metrics.observe_commit)
+        self.hosts.on_report(self.learning.see)
+        self.hosts.on_report(self.accounts.add)
 
     def _expected(self, row: ClusterRow) -> int:
         nominal = row.shape.memory_bytes
         return (
-            nominal if row.memory_class == "guaranteed" else self.expected_own(row.image, nominal)
+            nominal
+            if row.memory_class == "guaranteed"
+            else self.learning.expected(row.image, nominal)
         )
 
     @contextlib.asynccontextmanager
@@ -69,7 +82,12 @@ class Core:
         await self.recovery.reconcile()
         tasks = [
             asyncio.create_task(work)
-            for work in (self.tickets.expire(), self.hosts.watch(), self.placed.warm())
+            for work in (
+                self.tickets.expire(),
+                self.hosts.watch(),
+                self.placed.warm(),
+                self._keep_accounts(),
+            )
         ]
         try:
             yield
@@ -79,6 +97,15 @@ class Core:
             await asyncio.gather(*tasks, return_exceptions=True)
             await self.tickets.close()
             await self.recovery.close()
+            await self.learning.write(now=True)
+            await self.accounts.write(now=True)
+
+    async def _keep_accounts(self) -> None:
+        """Writes down what was counted and learnt, again and again, until it is cancelled."""
+        while True:
+            await asyncio.sleep(self.hosts.report_s)
+            await self.learning.write()
+            await self.accounts.write()
 
     # virtual clusters
 
@@ -126,7 +153,10 @@ class Core:
         progress: Progress = no_progress,
     ) -> list[Vm]:
         """Forks a VM: `count` clones, or all that `ticket` holds."""
-        return await self.forks.clone(self.book.vm(vm), count or 0, call, ticket, progress)
+        began = time.monotonic()
+        clones = await self.forks.clone(self.book.vm(vm), count or 0, call, ticket, progress)
+        self.metrics.observe_clone(time.monotonic() - began, len(clones))
+        return clones
 
     async def end(self, vms: list[str]) -> None:
         """Ends VMs of one virtual cluster. Raises NotFound."""
@@ -136,7 +166,10 @@ class Core:
         await self.placed.ended(ended)
 
     async def request_ticket(self, vm: str, request: TicketRequest) -> Ticket:
-        return await self.tickets.request(self.book.vm(vm), request)
+        began = time.monotonic()
+        granted = await self.tickets.request(self.book.vm(vm), request)
+        self.metrics.observe_ticket(time.monotonic() - began)
+        return granted
 
     async def release_ticket(self, ticket: str) -> None:
         await self.tickets.release(ticket)
