@@ -9,7 +9,16 @@ from fastapi.responses import PlainTextResponse
 
 from copper.host import streams_api
 from copper.host.agent import HostAgent
-from copper.model.api import Frozen, HostFacts, ImageInfo, StandbyOrder, ThawOrder, VmStatus
+from copper.model.api import (
+    Frozen,
+    HostFacts,
+    HostReport,
+    ImageInfo,
+    StandbyOrder,
+    ThawOrder,
+    VmLimits,
+    VmStatus,
+)
 
 
 def routes(agent: HostAgent) -> APIRouter:
@@ -20,6 +29,10 @@ def routes(agent: HostAgent) -> APIRouter:
     @router.get("/facts")
     async def facts() -> HostFacts:
         return agent.facts()
+
+    @router.get("/report")
+    async def report() -> HostReport:
+        return agent.report()
 
     @router.get("/vms")
     async def list_vms() -> list[VmStatus]:
@@ -37,6 +50,18 @@ def routes(agent: HostAgent) -> APIRouter:
     async def delete_vm(name: str) -> Response:
         await vms.delete(name)
         return Response(status_code=204)
+
+    @router.post("/vms/{name}/pause")
+    async def pause(name: str) -> VmStatus:
+        return (await vms.pause(name)).status()
+
+    @router.post("/vms/{name}/unpause")
+    async def unpause(name: str) -> VmStatus:
+        return (await vms.unpause(name)).status()
+
+    @router.put("/vms/{name}/limits")
+    async def limit(name: str, limits: VmLimits) -> VmStatus:
+        return (await vms.limit(name, limits)).status()
 
     @router.post("/vms/{name}/freeze")
     async def freeze(name: str) -> Frozen:
@@ -88,15 +113,15 @@ def routes(agent: HostAgent) -> APIRouter:
 
     @router.websocket("/vms/{name}/exec")
     async def exec_in(socket: WebSocket, name: str) -> None:
-        await streams_api.exec_in(socket, lambda: vms.get(name))
+        await streams_api.exec_in(socket, lambda: vms.awake(name))
 
     @router.websocket("/vms/{name}/push")
     async def push(socket: WebSocket, name: str) -> None:
-        await streams_api.push(socket, lambda: vms.get(name))
+        await streams_api.push(socket, lambda: vms.awake(name))
 
     @router.websocket("/vms/{name}/pull")
     async def pull(socket: WebSocket, name: str) -> None:
-        await streams_api.pull(socket, lambda: vms.get(name))
+        await streams_api.pull(socket, lambda: vms.awake(name))
 
     @router.websocket("/vms/{name}/console")
     async def console(socket: WebSocket, name: str) -> None:

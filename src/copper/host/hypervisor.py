@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from copper.host.records import VmRecord
 from copper.host.streams import PulledFile, Stream
 from copper.image.freeze import Pause
-from copper.model.api import ImageInfo
+from copper.model.api import ImageInfo, VmLimits
 from copper.model.machine import Identity, Needs, Shape
 from copper.vmm.capabilities import Verdict
 
@@ -151,7 +151,7 @@ class Machine(Protocol):
         """What is kept of its serial line; reads files."""
 
     def used(self) -> Used:
-        """Reads what the kernel counts: up to milliseconds."""
+        """What the kernel counts: 0.1 ms. After its end, what was counted last."""
 
     def own_bytes(self) -> int:
         """Memory that ending it gives back."""
@@ -165,8 +165,11 @@ class Machine(Protocol):
     async def freeze(self, *, run_on: bool = True) -> tuple[Image, Pause]:
         """An image, the caller's to `discard`. With `run_on` false the machine stays stopped, to be ended.
 
-        Raises NoRoom or CopperError; it runs on then as it was.
+        Raises NoRoom or CopperError; it runs on then as it was, or stays stopped with `run_on` false.
         """
+
+    def limit(self, limits: VmLimits) -> None:
+        """Holds it to these from now on. Raises Refused, nothing changed."""
 
     def watch(self) -> None:
         """From now on the listener is told when it ends on its own, also when it has already."""

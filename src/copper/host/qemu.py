@@ -1,4 +1,4 @@
-"""Machines that are QEMU processes."""
+"""A host whose machines are QEMU processes."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import os
 import re
 import shutil
 from pathlib import Path
-from typing import Any
 
-from copper.host.console import Console, read_log, remove_log
-from copper.host.guest_port import GuestPort
-from copper.host.hypervisor import Image, Listener, Room, Used
+from copper.host.cgroups import find_groups
+from copper.host.console import remove_log
+from copper.host.hypervisor import Image, Listener, Room
+from copper.host.qemu_machine import QemuMachine
 from copper.host.records import VmRecord
 from copper.host.standbys import Standbys
 from copper.image.disks import remove_unused
-from copper.image.freeze import Pause, free_for_layers, freeze, shorten
+from copper.image.freeze import free_for_layers
 from copper.image.machine import Image as QemuImage
 from copper.image.machine import Machine as QemuVm
 from copper.image.machine import layers_of
 from copper.image.store import ImageStore
-from copper.image.thaw import check_needs, run, thaw
+from copper.image.thaw import check_needs, thaw
 from copper.model.api import ImageInfo
 from copper.model.errors import CopperError, NotFound
 from copper.model.machine import Identity, Needs, Shape
@@ -44,6 +44,7 @@ class QemuHypervisor:
             folder.mkdir(parents=True, exist_ok=True)
         settings.run_dir.chmod(0o700)
         self.store = ImageStore(settings)
+        self.groups = find_groups(settings.run_dir)
         self._standbys = Standbys(settings)
         self._templates: dict[str, QemuImage] = {}
         self._frozen: dict[str, QemuImage] = {}
@@ -141,8 +142,15 @@ class QemuHypervisor:
         assert isinstance(image, QemuImage)
         process = await self._standbys.take(image.shape, image.needs)
         machine: QemuVm | None = None
+        # a kernel that was not asked for long takes 20 ms for it: as long as a thaw
+        grouping = asyncio.create_task(
+            asyncio.to_thread(self.groups.put, identity.name, process.pid, image.shape)
+        )
         try:
-            machine = await thaw(image, process, self.settings)
+            try:
+                machine = await thaw(image, process, self.settings)
+            finally:
+                await asyncio.wait({grouping})
             # connected before the processors run: a guest's port reads as closed otherwise
             self.settings.vms_dir.mkdir(parents=True, exist_ok=True)
             remove_log(self._log(identity.name))
@@ -153,11 +161,20 @@ class QemuHypervisor:
                 self._remove_disks(machine.disks)
             else:
                 await process.end()
+            await self.groups.remove(identity.name)
             remove_log(self._log(identity.name))
             raise
 
     def _connect(self, name: str, machine: QemuVm, listener: Listener) -> QemuMachine:
-        made = QemuMachine(self, name, machine, listener)
+        made = QemuMachine(
+            name,
+            machine,
+            listener,
+            self.settings,
+            self.groups,
+            hold_image=self._hold,
+            let_go=self._let_go,
+        )
         self._machines.add(made)
         return made
 
@@ -171,8 +188,11 @@ class QemuHypervisor:
             try:
                 # the record may be from just before the VM stepped aside: QEMU knows
                 disks = tuple(await process.monitor.chain())
-                if await process.monitor.status() == "paused" and not record.paused:
+                paused = await process.monitor.status() == "paused"
+                if paused and not record.paused:
                     await process.monitor.cont()  # an agent died in the middle of a freeze
+                elif record.paused and not paused:
+                    await process.monitor.stop()  # or before it did what it had written down
                 machine = QemuVm(process, layers_of(process.pid), disks)
             except CopperError as error:
                 await process.leave()
@@ -180,7 +200,10 @@ class QemuHypervisor:
         except NotFound:
             remove_log(self._log(name))
             raise
-        return self._connect(name, machine, listener)
+        self.groups.find(name, process.pid, process.shape)
+        made = self._connect(name, machine, listener)
+        made.limit(record.limits, again=True)
+        return made
 
     async def clear(self, known: set[str]) -> None:
         for alive in strays(self.settings.run_dir, known):
@@ -211,150 +234,18 @@ class QemuHypervisor:
             image.close()
         self._frozen.clear()
         self._templates.clear()
+        await self.groups.close()
         with contextlib.suppress(OSError):
             (self.settings.run_dir / "q").rmdir()
 
     # for its machines
 
-    def hold(self, image: QemuImage) -> None:
+    def _hold(self, image: QemuImage) -> None:
         """A frozen image: nobody deletes its disks until `discard`."""
         self._frozen[image.id] = image
 
-    def let_go(self, machine: QemuMachine, *, ended: bool) -> None:
+    def _let_go(self, machine: QemuMachine, ended: bool) -> None:
         self._machines.discard(machine)
         if ended:
             remove_log(self._log(machine.name))
             self._remove_disks(machine.disks)
-
-
-class QemuMachine:
-    """A running QEMU: its monitor, its guest's port, its serial line."""
-
-    def __init__(
-        self, hypervisor: QemuHypervisor, name: str, machine: QemuVm, listener: Listener
-    ) -> None:
-        self.name = name
-        self._hypervisor, self._machine, self._listener = hypervisor, machine, listener
-        self._process = machine.process
-        self._watcher: asyncio.Task[None] | None = None
-
-        async def on_call(verb: str, args: dict[str, Any], call: int) -> dict[str, Any]:
-            return await listener.called(name, verb, args, call)
-
-        self.guest = GuestPort(
-            self._process.connect_port(),
-            on_call=on_call,
-            on_hello=lambda _: listener.said_hello(name),
-        )
-        self.console = Console(self._process.connect_console(), self._log)
-
-    @property
-    def _log(self) -> Path:
-        return self._hypervisor.settings.vms_dir / f"{self.name}.log"
-
-    @property
-    def unit(self) -> str:
-        return self._process.unit
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    @property
-    def shape(self) -> Shape:
-        return self._process.shape
-
-    @property
-    def needs(self) -> Needs:
-        return self._process.needs
-
-    @property
-    def disks(self) -> tuple[Path, ...]:
-        return self._machine.disks
-
-    @property
-    def spare(self) -> Path | None:
-        return self._machine.spare
-
-    @property
-    def layers(self) -> int:
-        return len(self._machine.layers)
-
-    @property
-    def shared_bytes(self) -> int:
-        return sum(layer.bytes for layer in self._machine.layers)
-
-    def log(self) -> bytes:
-        return read_log(self._log)
-
-    def own_bytes(self) -> int:
-        return self._process.own_bytes()
-
-    def used(self) -> Used:
-        read, written = _disk_bytes(self.pid)
-        return Used(self._process.own_bytes(), _processor_seconds(self.pid), read, written)
-
-    async def run(self) -> None:
-        await run(self._machine)
-
-    async def pause(self) -> None:
-        await self._process.monitor.stop()
-
-    async def freeze(self, *, run_on: bool = True) -> tuple[QemuImage, Pause]:
-        try:
-            image, pause = await freeze(
-                self._machine, self._hypervisor.settings, quiesce=self.guest.quiesce, run_on=run_on
-            )
-        finally:
-            self.guest.resume()
-        self._hypervisor.hold(image)
-        if run_on:
-            shorten(self._machine)
-        return image, pause
-
-    def watch(self) -> None:
-        self._watcher = asyncio.create_task(self._watch())
-
-    async def _watch(self) -> None:
-        process = self._process
-        await process.ended.wait()
-        reason = process.monitor.last_words() or process.stderr() or "its QEMU was killed"
-        self._watcher = None
-        self._listener.ended(self, reason)
-
-    async def _stop_watching(self) -> None:
-        if self._watcher is not None:
-            self._watcher.cancel()
-            await asyncio.gather(self._watcher, return_exceptions=True)
-
-    async def end(self) -> None:
-        await self._stop_watching()
-        await self.guest.close()
-        await self.console.close()
-        await self._machine.end()
-        self._hypervisor.let_go(self, ended=True)
-
-    async def leave(self) -> None:
-        await self._stop_watching()
-        await self.guest.close()
-        await self.console.close()
-        await self._machine.leave()
-        self._hypervisor.let_go(self, ended=False)
-
-
-def _processor_seconds(pid: int) -> float:
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _disk_bytes(pid: int) -> tuple[int, int]:
-    """Bytes that were read from and written to disks."""
-    try:
-        text = Path(f"/proc/{pid}/io").read_text()
-    except OSError:
-        return 0, 0
-    counts = dict(line.split(": ") for line in text.splitlines())
-    return int(counts["read_bytes"]), int(counts["write_bytes"])

@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 from typing import Protocol
 
+from copper.model.api import VmLimits
 from copper.model.errors import NoRoom
 from copper.model.machine import Identity, Record
 
@@ -22,6 +23,10 @@ class VmRecord(Record):
     disks: list[Path]
     ready_ms: float = 0
     paused: bool = False
+    paused_for: str = ""  # why, when nobody asked for it
+    limits: VmLimits = VmLimits()
+    reserved_bytes: int = 0
+    began: float = 0  # seconds since 1970
 
 
 class Records(Protocol):

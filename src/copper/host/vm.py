@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
+import time
 
 from copper.host.hypervisor import Guest, Image, Line, Machine
 from copper.host.records import VmRecord
 from copper.image.freeze import Pause
-from copper.model.api import Event, VmState, VmStatus
+from copper.model.api import Event, VmLimits, VmState, VmStatus
 from copper.model.machine import Identity
 
 
@@ -21,6 +23,12 @@ class Vm:
     state: VmState = "starting"
     ready_ms: float = 0
     last_pause: Pause | None = None
+    limits: VmLimits = dataclasses.field(default_factory=VmLimits)
+    reserved_bytes: int = 0
+    began: float = dataclasses.field(default_factory=time.time)
+    paused_for: str = ""  # why it is paused, when nobody asked for it
+    paused_at: float = 0.0  # of the monotonic clock; 0: since before this agent began
+    turn: asyncio.Lock = dataclasses.field(default_factory=asyncio.Lock)  # to stop it, or freeze it
 
     @property
     def name(self) -> str:
@@ -50,6 +58,7 @@ class Vm:
             disks=len(machine.disks),
             ready_ms=self.ready_ms,
             last_pause_ms=self.last_pause.pause_ms if self.last_pause else None,
+            reason=self.paused_for,
         )
 
     def record(self) -> VmRecord:
@@ -60,15 +69,20 @@ class Vm:
             disks=list(self.machine.disks),
             ready_ms=self.ready_ms,
             paused=self.state == "paused",
+            paused_for=self.paused_for,
+            limits=self.limits,
+            reserved_bytes=self.reserved_bytes,
+            began=self.began,
         )
 
     async def begin(self, event: Event, call: int | None, *, deadline_s: float) -> None:
         """Opens a session with the guest: returns when its identity is its own. Raises TimedOut, CopperError."""
         identity = self.identity.model_dump()
         await self.machine.guest.begin(identity, event, call, deadline=deadline_s)
-        self.state = "running"
+        if self.state == "starting":  # it may have been paused or ended meanwhile
+            self.state = "running"
 
     async def freeze(self, *, run_on: bool = True) -> tuple[Image, Pause]:
-        """An image of this VM. Raises NoRoom or CopperError; it runs on then."""
+        """An image of this VM. Raises NoRoom or CopperError; it goes on as `Machine.freeze` says."""
         image, self.last_pause = await self.machine.freeze(run_on=run_on)
         return image, self.last_pause

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Coroutine
@@ -11,13 +12,15 @@ from typing import Any
 from copper.host.controller_link import ControllerLink
 from copper.host.hypervisor import Hypervisor, Image, Machine
 from copper.host.records import Records, VmRecord
+from copper.host.use import LatelyEnded, vm_use
 from copper.host.vm import Vm
 from copper.image.freeze import Pause
-from copper.model.api import ThawOrder, VmEnded, VmState
-from copper.model.errors import BadInput, Conflict, CopperError, NotFound
+from copper.model.api import Event, ThawOrder, VmEnded, VmLimits, VmState
+from copper.model.errors import BadInput, Conflict, CopperError, NoRoom, NotFound
 from copper.model.settings import Settings
 from copper.wire.steps import step
 
+CLOCK_LATE_S = 0.5  # a guest that was paused for longer is told the time
 REFILL_AFTER_S = 0.5  # a standby's start would take the processors from clones that wake
 log = logging.getLogger(__name__)
 
@@ -40,6 +43,7 @@ class Vms:
         self._starting: dict[str, asyncio.Task[Vm]] = {}
         self._ending: dict[str, asyncio.Task[None]] = {}
         self._frozen: dict[str, tuple[Image, str]] = {}
+        self.lately_ended = LatelyEnded()
         self._refilling: asyncio.Task[None] | None = None
         self._telling: set[asyncio.Task[None]] = set()
         # more guests that wake together only wait for each other
@@ -53,6 +57,13 @@ class Vms:
         vm = self._vms.get(name)
         if vm is None:
             raise NotFound(f"there is no VM {name!r} on this host")
+        return vm
+
+    def awake(self, name: str) -> Vm:
+        """One whose guest can answer. Raises NotFound, Conflict."""
+        vm = self.get(name)
+        if vm.state == "paused":
+            raise Conflict(f"VM {name} is paused", advice="gc-vc unpause lets it go on")
         return vm
 
     async def put(self, name: str, order: ThawOrder) -> Vm:
@@ -93,9 +104,17 @@ class Vms:
             await asyncio.wait({ending})
         async with self._waking:
             machine = await self.hypervisor.thaw(image, order.identity, self)
-            vm = Vm(order.identity, template, machine)
+            vm = Vm(
+                order.identity,
+                template,
+                machine,
+                limits=order.limits,
+                reserved_bytes=order.reserved_bytes,
+            )
             try:
                 await step("host.thawed")
+                if order.limits != VmLimits():
+                    machine.limit(order.limits)
                 self._records.write(vm.record())
                 await step("host.recorded")
                 await machine.run()
@@ -127,9 +146,9 @@ class Vms:
         if vm is not None and vm.state == "running":
             self._tell(self._greet(vm))
 
-    async def _greet(self, vm: Vm) -> None:
+    async def _greet(self, vm: Vm, event: Event = "adopt") -> None:
         try:
-            await vm.begin("adopt", None, deadline_s=self.settings.clone_deadline_s)
+            await vm.begin(event, None, deadline_s=self.settings.clone_deadline_s)
         except CopperError as error:
             log.warning("VM %s runs, but its agent does not answer: %s", vm.name, error)
 
@@ -152,6 +171,7 @@ class Vms:
     def _end(self, vm: Vm) -> asyncio.Task[None]:
         """Nobody finds it from now on; whoever asks for its end, or for its name anew, waits for this task."""
         vm.state = "ending"
+        self.lately_ended.add(vm_use(vm.identity, vm.machine))
         del self._vms[vm.name]
         task = self._ending[vm.name] = asyncio.create_task(self._clean(vm))
         task.add_done_callback(lambda _: self._ending.pop(vm.name, None))
@@ -178,9 +198,11 @@ class Vms:
 
     async def freeze(self, name: str) -> tuple[str, Pause, float]:
         """Freezes a VM into an image that this host holds until `release`: its id, the pause, ms in all."""
-        vm = self.get(name)
+        vm = self.awake(name)
         started = time.perf_counter()
-        image, pause = await vm.freeze()
+        async with vm.turn:
+            self.awake(name)
+            image, pause = await vm.freeze()
         self._frozen[image.id] = (image, vm.template)
         await step("host.frozen")
         self._records.write(vm.record())
@@ -193,6 +215,58 @@ class Vms:
         if held is not None:
             self.hypervisor.discard(held[0])
             await step("host.released")
+
+    async def pause(self, name: str, why: str = "") -> Vm:
+        """Stops a VM's processors until `unpause`, also over an agent's end; again: nothing to do.
+
+        `why`: when nobody asked for it. Raises NotFound, NoRoom, CopperError: it runs on.
+        """
+        vm = self.get(name)
+        async with vm.turn:
+            if vm.state not in ("running", "paused"):
+                raise Conflict(f"VM {name} is {vm.state}")
+            if vm.state == "paused" and (why or not vm.paused_for):
+                return vm
+            was = vm.state, vm.paused_for
+            vm.state, vm.paused_for = "paused", why
+            try:
+                self._records.write(vm.record())
+                await vm.machine.pause()
+            except BaseException:
+                vm.state, vm.paused_for = was
+                with contextlib.suppress(NoRoom):
+                    self._records.write(vm.record())
+                raise
+            if was[0] == "running":
+                vm.paused_at = time.monotonic()
+        return vm
+
+    async def unpause(self, name: str) -> Vm:
+        """Lets it go on. A guest that stood for long is told the time, in a new session."""
+        vm = self.get(name)
+        async with vm.turn:
+            if vm.state == "paused":
+                vm.state, vm.paused_for = "running", ""
+                self._records.write(vm.record())
+                await vm.machine.run()
+                if time.monotonic() - vm.paused_at > CLOCK_LATE_S or not vm.paused_at:
+                    await self._greet(vm, "resume")
+        return vm
+
+    async def limit(self, name: str, limits: VmLimits) -> Vm:
+        """Holds a VM to these limits from now on. Raises Refused, NoRoom: nothing changed."""
+        vm = self.get(name)
+        async with vm.turn:
+            before = vm.limits
+            vm.machine.limit(limits)
+            vm.limits = limits
+            try:
+                self._records.write(vm.record())
+            except BaseException:
+                vm.limits = before
+                vm.machine.limit(before)
+                raise
+        return vm
 
     def prepare(self, name: str, count: int) -> None:
         """Has standbys ready for clones of this VM."""
@@ -243,7 +317,17 @@ class Vms:
             await self._controller.ended(VmEnded(vm=name, reason="it ended with its host"))
             return None
         state: VmState = "paused" if record.paused else "running"
-        vm = Vm(record.identity, record.template, machine, state, record.ready_ms)
+        vm = Vm(
+            record.identity,
+            record.template,
+            machine,
+            state,
+            record.ready_ms,
+            limits=record.limits,
+            reserved_bytes=record.reserved_bytes,
+            began=record.began,
+            paused_for=record.paused_for,
+        )
         self._keep(vm)
         return vm
 

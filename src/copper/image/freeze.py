@@ -79,8 +79,8 @@ async def freeze(
     """Makes an image of a running VM.
 
     `quiesce` stops whoever writes to the guest's channel; `lowest` is for a VM that was booted,
-    whose memory becomes the lowest layer. With `run_on` false the VM stays stopped, for a caller that ends it.
-    Raises NoRoom or CopperError; the VM runs on as it was, and nothing is left.
+    whose memory becomes the lowest layer. With `run_on` false the VM stays stopped, whatever happens.
+    Raises NoRoom or CopperError; the VM goes on as it was, and nothing is left.
     """
     async with machine.turn:
         if machine.shortening is not None:  # its last blocks, or a moment to give up
@@ -224,7 +224,7 @@ async def _paused(
         if failed:
             with contextlib.suppress(CopperError):  # the first error says what happened
                 await control.abort()
-        if run_on or failed:
+        if run_on:
             await monitor.cont()
         mark()
     return saved, marks, frozen

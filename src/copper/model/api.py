@@ -118,6 +118,7 @@ class VmStatus(Record):
     disks: int = Field(description="files in its disk's chain")
     ready_ms: float = Field(description="from the order to the guest's word that it is ready")
     last_pause_ms: float | None = Field(description="how long its last freeze stopped it")
+    reason: str = Field(default="", description="why it is paused, when nobody asked for it")
 
 
 class VmLimits(Record):

@@ -18,6 +18,7 @@ import shutil
 import signal
 import socket
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 from copper.model.errors import CopperError, NotFound
@@ -28,6 +29,7 @@ from copper.vmm.layers import LayerControl
 from copper.vmm.qmp import Monitor
 
 SOCKETS = ("qmp", "port", "console", "layers")
+OOM_SCORE = 500  # of 1000: a kernel without memory chooses a QEMU, and never the host agent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +83,7 @@ class QemuProcess:
         self.monitor = Monitor(self.unit)
         self.alive: Alive | None = None
         self.ended = asyncio.Event()
+        self.on_exit: Callable[[], None] | None = None  # what it used can still be read then
         self._layers: LayerControl | None = None
         self._pidfd = -1
 
@@ -188,6 +191,8 @@ class QemuProcess:
         except NotFound:
             os.waitpid(child.pid, 0)
             raise CopperError(f"QEMU {self.unit} ended at once") from None
+        with contextlib.suppress(OSError):
+            Path(f"/proc/{self.pid}/oom_score_adj").write_text(str(OOM_SCORE))
         self._watch()
         self._write_down()
 
@@ -235,6 +240,8 @@ class QemuProcess:
 
     def _on_exit(self) -> None:
         asyncio.get_running_loop().remove_reader(self._pidfd)
+        if self.on_exit is not None:
+            self.on_exit()
         # an adopted process is another's child, which reaps it
         with contextlib.suppress(ChildProcessError):
             os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
@@ -290,17 +297,20 @@ class QemuProcess:
         await self.monitor.close()
 
     def own_bytes(self) -> int:
-        """Memory that is this process's alone: what it wrote, in the guest and in QEMU, swapped out or not.
+        """Memory that is this process's alone, 0 when it is gone."""
+        return own_bytes(self.pid)
 
-        A layer's pages are not counted: they are the image's, even while one VM alone maps them.
-        """
-        try:
-            text = Path(f"/proc/{self.pid}/smaps_rollup").read_text()
-        except OSError:
-            return 0
-        return (
-            sum(int(kib) for kib in re.findall(r"^(?:Anonymous|Swap):\s+(\d+)", text, re.M)) << 10
-        )
+
+def own_bytes(pid: int, proc: Path = Path("/proc")) -> int:
+    """Memory that is a process's alone: what it wrote, in the guest and in QEMU, swapped out or not.
+
+    A layer's pages are not counted: they are the image's, even while one VM alone maps them.
+    """
+    try:
+        text = (proc / str(pid) / "status").read_text()
+    except OSError:
+        return 0
+    return sum(int(kib) for kib in re.findall(r"^(?:RssAnon|VmSwap):\s+(\d+)", text, re.M)) << 10
 
 
 def strays(run_dir: Path, known: set[str]) -> list[Alive]:

@@ -1,0 +1,164 @@
+"""One machine that is a QEMU process: its monitor, its guest's port, its serial line."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from copper.host.cgroups import Groups
+from copper.host.console import Console, read_log
+from copper.host.guest_port import GuestPort
+from copper.host.hypervisor import Listener, Used
+from copper.host.use import used_by
+from copper.image.freeze import Pause, freeze, shorten
+from copper.image.machine import Image as QemuImage
+from copper.image.machine import Machine as QemuVm
+from copper.image.thaw import run
+from copper.model.api import VmLimits
+from copper.model.machine import Needs, Shape
+from copper.model.settings import Settings
+
+
+class QemuMachine:
+    """A running QEMU. `let_go` is called when it has ended, and when it is left to run on."""
+
+    def __init__(
+        self,
+        name: str,
+        machine: QemuVm,
+        listener: Listener,
+        settings: Settings,
+        groups: Groups,
+        *,
+        hold_image: Callable[[QemuImage], None],
+        let_go: Callable[[QemuMachine, bool], None],
+    ) -> None:
+        self.name = name
+        self._machine, self._listener = machine, listener
+        self._settings, self._groups = settings, groups
+        self._hold_image, self._let_go = hold_image, let_go
+        self._process = machine.process
+        self._process.on_exit = self._exited
+        self._watcher: asyncio.Task[None] | None = None
+        self._limits = VmLimits()
+        self._used = Used(0, 0.0, 0, 0)
+
+        async def on_call(verb: str, args: dict[str, Any], call: int) -> dict[str, Any]:
+            return await listener.called(name, verb, args, call)
+
+        self.guest = GuestPort(
+            self._process.connect_port(),
+            on_call=on_call,
+            on_hello=lambda _: listener.said_hello(name),
+        )
+        self.console = Console(self._process.connect_console(), self._log)
+
+    @property
+    def _log(self) -> Path:
+        return self._settings.vms_dir / f"{self.name}.log"
+
+    @property
+    def unit(self) -> str:
+        return self._process.unit
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def shape(self) -> Shape:
+        return self._process.shape
+
+    @property
+    def needs(self) -> Needs:
+        return self._process.needs
+
+    @property
+    def disks(self) -> tuple[Path, ...]:
+        return self._machine.disks
+
+    @property
+    def spare(self) -> Path | None:
+        return self._machine.spare
+
+    @property
+    def layers(self) -> int:
+        return len(self._machine.layers)
+
+    @property
+    def shared_bytes(self) -> int:
+        return sum(layer.bytes for layer in self._machine.layers)
+
+    def log(self) -> bytes:
+        return read_log(self._log)
+
+    def own_bytes(self) -> int:
+        return self._process.own_bytes()
+
+    def used(self) -> Used:
+        # not after its end: the number may be another process's
+        now = None if self._process.ended.is_set() else used_by(self.pid)
+        self._used = now or dataclasses.replace(self._used, own_bytes=0)
+        return self._used
+
+    def _exited(self) -> None:
+        self.used()
+
+    def limit(self, limits: VmLimits, *, again: bool = False) -> None:
+        self._groups.hold(self.name, limits, again=again)
+        self._limits = limits
+
+    async def run(self) -> None:
+        await run(self._machine)
+
+    async def pause(self) -> None:
+        await self._process.monitor.stop()
+
+    async def freeze(self, *, run_on: bool = True) -> tuple[QemuImage, Pause]:
+        try:
+            with self._groups.lifted(self.name, self._limits):
+                image, pause = await freeze(
+                    self._machine, self._settings, quiesce=self.guest.quiesce, run_on=run_on
+                )
+        finally:
+            self.guest.resume()
+        self._hold_image(image)
+        if run_on:
+            shorten(self._machine)
+        return image, pause
+
+    def watch(self) -> None:
+        self._watcher = asyncio.create_task(self._watch())
+
+    async def _watch(self) -> None:
+        process = self._process
+        await process.ended.wait()
+        reason = process.monitor.last_words() or process.stderr() or "its QEMU was killed"
+        if self._groups.hit_its_limit(self.name):
+            most = (self._limits.own_bytes or 0) >> 20
+            reason = f"it needed more memory of its own than its limit of {most} MiB"
+        self._watcher = None
+        self._listener.ended(self, reason)
+
+    async def _stop_watching(self) -> None:
+        if self._watcher is not None:
+            self._watcher.cancel()
+            await asyncio.gather(self._watcher, return_exceptions=True)
+
+    async def end(self) -> None:
+        await self._stop_watching()
+        await self.guest.close()
+        await self.console.close()
+        await self._machine.end()
+        await self._groups.remove(self.name)
+        self._let_go(self, True)
+
+    async def leave(self) -> None:
+        await self._stop_watching()
+        await self.guest.close()
+        await self.console.close()
+        await self._machine.leave()
+        self._let_go(self, False)
