@@ -78,7 +78,7 @@ def place(rooms: Iterable[Room], wish: Wish) -> dict[str, int]:
     if sum(takes for takes, _ in free) < wish.least:
         raise NoRoom(_no_room(free, refused, wish), advice=_advice(refused))
     if wish.strategy == "spread":
-        return _spread(free, wish.vms)
+        return _spread(free, wish)
     # the fullest first; where that is equal the one that takes most, so that fewer hosts are used
     free.sort(key=lambda one: (one[1].name != wish.near, -one[1].cpus_held, -one[0], one[1].name))
     if wish.strategy == "pack":
@@ -94,11 +94,12 @@ def place(rooms: Iterable[Room], wish: Wish) -> dict[str, int]:
     return places
 
 
-def _spread(free: Sequence[tuple[int, Room]], vms: int) -> dict[str, int]:
+def _spread(free: Sequence[tuple[int, Room]], wish: Wish) -> dict[str, int]:
     """One after the other to the host that has the least processors given out for each of its own."""
     places: collections.Counter[str] = collections.Counter()
     heap = [(room.cpus_held / max(1, room.facts.cpus), room.name, takes) for takes, room in free]
-    steps = {room.name: 1 / max(1, room.facts.cpus) for _, room in free}
+    steps = {room.name: wish.cpus / max(1, room.facts.cpus) for _, room in free}
+    vms = wish.vms
     heapq.heapify(heap)
     while vms and heap:
         load, name, takes = heapq.heappop(heap)
