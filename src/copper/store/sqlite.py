@@ -36,6 +36,7 @@ class SqliteStore:
         self._writer: Writer | None = None
         self._reader: Reader | None = None
         self._feed = Feed(0, 0)
+        self._feed.close(CLOSED)  # until there is one
         self._leases = Leases(self._end)
         self._queue: Batch = []
         self._open = False
