@@ -3,124 +3,40 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, Request, Response, WebSocket
-from fastapi.responses import PlainTextResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 
-from copper.model.errors import Conflict, CopperError, NoRoom, NotFound, TimedOut
+from copper.model.errors import Conflict, CopperError, NoRoom, NotFound, TimedOut, TooOld
 from copper.wire.app import new_app
 from copper.wire.problems import to_problem
+from tests.unit.fake_bodies import (
+    CHANGES,
+    CLUSTERS,
+    DIFFERENCES,
+    HEALTH,
+    HOST,
+    IMAGE,
+    OPERATIONS,
+    STATUSES,
+    TICKET,
+    TOKEN,
+    USAGE,
+    USERS,
+    VMS,
+)
 from tests.unit.fake_streams import Line, fake_console, fake_exec, fake_pull, fake_push
 
-SHAPE = {"memory_mib": 256, "cpus": 1, "disk_bytes": 268435456}
-CLUSTERS: dict[str, dict[str, Any]] = {
-    "demo": {
-        "name": "demo",
-        "image": "micro",
-        "shape": SHAPE,
-        "state": "running",
-        "vms": 2,
-        "next_vmid": 2,
-        "created": 1700000000.0,
-    },
-    "empty": {
-        "name": "empty",
-        "image": "debian-12",
-        "shape": {**SHAPE, "memory_mib": 1024},
-        "state": "defined",
-        "vms": 0,
-        "next_vmid": 1,
-        "created": 1700000000.0,
-    },
-}
-VMS: dict[str, dict[str, Any]] = {
-    f"demo-{vmid}": {
-        "name": f"demo-{vmid}",
-        "cluster": "demo",
-        "vmid": vmid,
-        "ip": f"10.0.0.{vmid + 1}",
-        "generation": vmid,
-        "parent": None if vmid == 0 else 0,
-        "state": state,
-        "host": "here",
-        "created": 1700000000.0,
-        "reason": reason,
-    }
-    for vmid, state, reason in ((0, "running", ""), (1, "running", ""), (2, "dead", "it crashed"))
-}
-STATUSES: dict[str, dict[str, Any]] = {
-    f"demo-{vmid}": {
-        "name": f"demo-{vmid}",
-        "identity": {
-            "cluster": "demo",
-            "vmid": vmid,
-            "name": f"demo-{vmid}",
-            "ip": f"10.0.0.{vmid + 1}",
-            "parent": None,
-            "generation": vmid,
-            "ticket": "",
-            "vmids": [],
-        },
-        "shape": SHAPE,
-        "needs": {
-            "qemu": "7.2.22",
-            "machine": "pc-q35-7.2",
-            "accelerator": "tcg",
-            "processor": "max",
-        },
-        "state": "running",
-        "pid": 4000 + vmid,
-        "template": "micro",
-        "own_bytes": 18 << 20,
-        "shared_bytes": 92 << 20,
-        "layers": 1,
-        "disks": 2,
-        "ready_ms": 41.25,
-        "last_pause_ms": None,
-    }
-    for vmid in (0, 1)
-}
-HOST = {
-    "name": "here",
-    "cpus": 4,
-    "memory_bytes": 5631 << 20,
-    "free_bytes": 2048 << 20,
-    "disk_bytes": 183352 * 10**6,
-    "disk_free_bytes": 183000 * 10**6,
-    "accelerator": "tcg",
-    "accelerator_reason": "COPPER_ACCEL says so",
-    "qemu": "7.2.22",
-    "machine": "pc-q35-7.2",
-    "vms": 2,
-    "standbys": 1,
-}
-IMAGE = {
-    "name": "micro",
-    "recipe": "micro",
-    "created": 1700000000.0,
-    "memory_mib": 256,
-    "cpus": 1,
-    "disk_bytes": 268435456,
-    "stored_bytes": 97 << 20,
-    "accelerator": "tcg",
-    "users": ["demo"],
-}
-HEALTH = {
-    "version": "0.1.0",
-    "pid": 1,
-    "host": "here",
-    "accelerator": "tcg",
-    "accelerator_reason": "COPPER_ACCEL says so",
-    "state_dir": "/nowhere",
-}
 # what `create`, `boot` and the like of these names end with
 TROUBLES: dict[str, CopperError] = {
     "broken": CopperError("it broke\nin two lines", advice="mend it"),
@@ -128,6 +44,21 @@ TROUBLES: dict[str, CopperError] = {
     "late": TimedOut("the agent did not answer within 60 s"),
     "there": Conflict("virtual cluster 'there' exists"),
 }
+
+
+@dataclass(frozen=True)
+class Sent:
+    """One request that came."""
+
+    method: str
+    path: str
+    query: dict[str, str]
+    headers: dict[str, str]
+    body: Any
+
+
+SENT: list[Sent] = []  # since the fake began, the last at the end
+SECRET = "cu_k3x9_secret"
 
 
 def known(table: dict[str, dict[str, Any]], name: str, what: str) -> dict[str, Any]:
@@ -138,17 +69,62 @@ def known(table: dict[str, dict[str, Any]], name: str, what: str) -> dict[str, A
     return table[name]
 
 
+def page_of(rows: list[dict[str, Any]], request: Request, name: str = "name") -> Response:
+    """At most two rows, and where the others are."""
+    query = request.query_params
+    if "after" in query:
+        rows = [row for row in rows if row[name] > query["after"]]
+    for field in ("cluster", "owner", "state"):
+        rows = [row for row in rows if query.get(field) in (None, row.get(field))]
+    headers = {}
+    if len(rows) > 2:
+        url = request.url.include_query_params(after=rows[1][name])
+        headers["Link"] = f'<{url.path}?{url.query}>; rel="next"'
+    return JSONResponse(rows[:2], headers=headers)
+
+
+def work(request: Request, result: Any) -> Any:
+    """What long work is answered with."""
+    if request.headers.get("Prefer") == "respond-async":
+        return JSONResponse(OPERATIONS["op-1"], status_code=202)
+    return result
+
+
+def event(change: dict[str, Any]) -> str:
+    return f"id: {change['id']}\ndata: {json.dumps(change)}\n\n"
+
+
 def fake_app(files: dict[str, bytes]) -> FastAPI:
     """The application. What is pushed lands in `files`, with its first message under its path + `?`."""
     app = new_app("fake", "0")
+
+    @app.middleware("http")
+    async def seen(request: Request, call_next: Any) -> Any:
+        body = await request.body()
+        SENT.append(
+            Sent(
+                request.method,
+                request.url.path,
+                dict(request.query_params),
+                dict(request.headers),
+                json.loads(body) if body else None,
+            )
+        )
+        if request.client and request.headers.get("Authorization") != f"Bearer {SECRET}":
+            return JSONResponse({"detail": "who?"}, status_code=401)
+        return await call_next(request)
 
     @app.get("/v1/health")
     async def health() -> Any:
         return HEALTH
 
+    @app.get("/v1/whoami")
+    async def whoami() -> Any:
+        return {"name": "ann", "role": "user"}
+
     @app.get("/v1/clusters")
-    async def clusters() -> Any:
-        return list(CLUSTERS.values())
+    async def clusters(request: Request) -> Any:
+        return page_of(list(CLUSTERS.values()), request)
 
     @app.post("/v1/clusters", status_code=201)
     async def create(request: Request) -> Any:
@@ -165,34 +141,61 @@ def fake_app(files: dict[str, bytes]) -> FastAPI:
             return PlainTextResponse("short and stout", status_code=418)
         if name == "babble":
             return PlainTextResponse("<html>")
+        if name == "newer":
+            return {"name": "newer", "colour": "blue"}
         return known(CLUSTERS, name, "virtual cluster")
 
     @app.post("/v1/clusters/{name}/boot")
-    async def boot(name: str) -> Any:
+    async def boot(name: str, request: Request) -> Any:
         known(CLUSTERS, name, "virtual cluster")
         if name == "demo":
             raise Conflict("virtual cluster 'demo' runs already", advice="gc-vc kill demo ends it")
-        return {**VMS["demo-0"], "name": f"{name}-0", "cluster": name}
+        return work(request, {**VMS["demo-0"], "name": f"{name}-0", "cluster": name})
 
-    @app.post("/v1/clusters/{name}/kill")
-    async def kill(name: str) -> Any:
+    @app.put("/v1/clusters/{name}/limits")
+    async def limit(name: str) -> Any:
+        return known(CLUSTERS, name, "virtual cluster")
+
+    @app.post("/v1/clusters/{name}/{verb}")
+    async def act(name: str, verb: str, request: Request) -> Any:
+        if verb not in ("kill", "pause", "unpause", "suspend", "resume"):
+            raise NotFound(verb)
         known(CLUSTERS, name, "virtual cluster")
-        return [vm["name"] for vm in VMS.values() if vm["cluster"] == name]
+        return work(request, [vm["name"] for vm in VMS.values() if vm["cluster"] == name])
 
     @app.delete("/v1/clusters/{name}")
-    async def delete(name: str) -> Any:
+    async def delete(name: str, request: Request) -> Any:
         known(CLUSTERS, name, "virtual cluster")
-        return Response(status_code=204)
+        return work(request, Response(status_code=204))
 
     @app.get("/v1/vms")
-    async def vms(cluster: str | None = None) -> Any:
+    async def vms(request: Request, cluster: str | None = None) -> Any:
         if cluster is not None:
             known(CLUSTERS, cluster, "virtual cluster")
-        return [vm for vm in VMS.values() if cluster in (None, vm["cluster"])]
+        return page_of(list(VMS.values()), request)
 
     @app.get("/v1/vms/{name}")
     async def vm(name: str) -> Any:
         return known(VMS, name, "VM")
+
+    @app.delete("/v1/vms/{name}", status_code=204)
+    async def kill_vm(name: str) -> Response:
+        known(VMS, name, "VM")
+        return Response(status_code=204)
+
+    @app.post("/v1/vms/{name}/clone")
+    async def clone(name: str, request: Request) -> Any:
+        known(VMS, name, "VM")
+        return work(request, [VMS["demo-1"], VMS["demo-2"]])
+
+    @app.get("/v1/tickets")
+    async def tickets(request: Request) -> Any:
+        return page_of([TICKET], request, "id")
+
+    @app.delete("/v1/tickets/{id}", status_code=204)
+    async def release(id: str) -> Response:
+        known({TICKET["id"]: TICKET}, id, "ticket")
+        return Response(status_code=204)
 
     @app.get("/v1/hosts")
     async def hosts() -> Any:
@@ -211,6 +214,81 @@ def fake_app(files: dict[str, bytes]) -> FastAPI:
         if name == "micro":
             raise Conflict("image micro is in use by demo")
         known({}, name, "image")
+
+    @app.get("/v1/users")
+    async def users(request: Request) -> Any:
+        return page_of(list(USERS.values()), request)
+
+    @app.post("/v1/users", status_code=201)
+    async def create_user(request: Request) -> Any:
+        return {**USERS["ann"], "name": (await request.json())["name"]}
+
+    @app.get("/v1/users/{name}")
+    async def user(name: str) -> Any:
+        return known(USERS, name, "user")
+
+    @app.patch("/v1/users/{name}")
+    async def change_user(name: str) -> Any:
+        return known(USERS, name, "user")
+
+    @app.delete("/v1/users/{name}", status_code=204)
+    async def delete_user(name: str) -> Response:
+        known(USERS, name, "user")
+        return Response(status_code=204)
+
+    @app.get("/v1/users/{name}/tokens")
+    async def tokens(name: str) -> Any:
+        known(USERS, name, "user")
+        return [TOKEN]
+
+    @app.post("/v1/users/{name}/tokens", status_code=201)
+    async def create_token(name: str) -> Any:
+        known(USERS, name, "user")
+        return {**TOKEN, "secret": SECRET}
+
+    @app.delete("/v1/users/{name}/tokens/{id}", status_code=204)
+    async def revoke_token(name: str, id: str) -> Response:
+        known({"k3x9": TOKEN}, id, "token")
+        return Response(status_code=204)
+
+    @app.get("/v1/operations")
+    async def operations(request: Request) -> Any:
+        return page_of(list(OPERATIONS.values()), request, "id")
+
+    @app.get("/v1/operations/{id}")
+    async def operation(id: str) -> Any:
+        return known(OPERATIONS, id, "operation")
+
+    @app.post("/v1/operations/{id}/cancel")
+    async def cancel(id: str) -> Any:
+        if known(OPERATIONS, id, "operation")["state"] != "running":
+            raise Conflict(f"operation {id} is over")
+        return {**OPERATIONS[id], "state": "cancelled"}
+
+    @app.get("/v1/usage")
+    async def usage(request: Request) -> Any:
+        return [USAGE]
+
+    @app.get("/v1/audit")
+    async def audit() -> Any:
+        return DIFFERENCES
+
+    @app.post("/v1/audit")
+    async def repair() -> Any:
+        return [{**one, "mended": one["mend"] != ""} for one in DIFFERENCES]
+
+    @app.get("/v1/events")
+    async def events(request: Request) -> Any:
+        """One change a connection; the third says that it forgot, and so does a very old position."""
+        after = request.headers.get("Last-Event-ID")
+        if after == "1.0":
+            raise TooOld("changes before 5.0 are forgotten", advice="list, and begin anew")
+        rest = CHANGES if after is None else [c for c in CHANGES if c["id"] > after]
+        if not rest:
+            body = f"event: error\ndata: {json.dumps(to_problem(TooOld('forgotten')))}\n\n"
+        else:
+            body = f": here\n\n{event(rest[0])}"
+        return Response(body, media_type="text/event-stream")
 
     @app.get("/host/v1/facts")
     async def facts() -> Any:
@@ -251,14 +329,12 @@ def fake_app(files: dict[str, bytes]) -> FastAPI:
 
 
 @contextmanager
-def serving(path: Path, files: dict[str, bytes]) -> Iterator[None]:
-    """Serves on a socket until the block ends."""
+def serving(sock: socket.socket, files: dict[str, bytes], **options: Any) -> Iterator[None]:
+    """Serves on a bound socket until the block ends."""
     config = uvicorn.Config(
-        fake_app(files), log_level="error", lifespan="off", ws_ping_interval=None
+        fake_app(files), log_level="error", lifespan="off", ws_ping_interval=None, **options
     )
     server = uvicorn.Server(config)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    sock.bind(str(path))
     sock.listen(64)  # a request that comes before the server has begun waits
     thread = threading.Thread(target=lambda: asyncio.run(server.serve([sock])))
     thread.start()
@@ -277,5 +353,7 @@ def fake_copper() -> Iterator[tuple[dict[str, str], dict[str, bytes]]]:
     with tempfile.TemporaryDirectory(prefix="cu-") as folder:
         files: dict[str, bytes] = {}
         environment = {"COPPER_RUN_DIR": folder, "COPPER_STATE_DIR": f"{folder}/state"}
-        with serving(Path(folder, "api.sock"), files):
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.bind(str(Path(folder, "api.sock")))
+        with serving(sock, files):
             yield environment, files

@@ -17,7 +17,7 @@ import pytest
 from copper.cli import copper, gc_host, gc_vc, gc_vm
 from copper.cli.run import run
 from copper.cli.steps import Steps
-from tests.unit import fake_api
+from tests.unit import fake_bodies
 from tests.unit.fake_api import fake_copper
 
 GROUPS = {
@@ -49,16 +49,19 @@ def say(capfd: pytest.CaptureFixture[str], line: str | list[str]) -> Said:
 
 TABLES = {
     "gc-vc list": """\
-NAME   STATE    VMS  IMAGE        MEMORY  CPUS
-demo   running    2  micro       256 MiB     1
-empty  defined    0  debian-12  1024 MiB     1
+NAME   STATE    VMS  IMAGE        MEMORY  CPUS  OWNER
+demo   running    2  micro       256 MiB     1  ann
+empty  defined    0  debian-12  1024 MiB     1  root
 """,
+    "gc-vc list --owner ann --format name": "demo\n",
+    "gc-vc list --state defined --format name": "empty\n",
     "gc-vm list": """\
 NAME    VMID  ADDRESS   GENERATION  PARENT  STATE    HOST
 demo-0     0  10.0.0.1           0       -  running  here
 demo-1     1  10.0.0.2           1       0  running  here
 demo-2     2  10.0.0.3           2       0  dead     here
 """,
+    "gc-vm list demo --state dead --format name": "demo-2\n",
     "gc-vm list empty": "NAME  VMID  ADDRESS  GENERATION  PARENT  STATE  HOST\n",
     "gc-vm list --format csv": """\
 name,vmid,ip,generation,parent,state,host
@@ -71,9 +74,9 @@ demo-2,2,10.0.0.3,2,0,dead,here
     "gc-vm list empty --format json": "[]\n",
     "gc-vc list --format name": "demo\nempty\n",
     "gc-vc list --format csv": """\
-name,state,vms,image,shape_memory_mib,shape_cpus
-demo,running,2,micro,256,1
-empty,defined,0,debian-12,1024,1
+name,state,vms,image,shape_memory_mib,shape_cpus,owner
+demo,running,2,micro,256,1,ann
+empty,defined,0,debian-12,1024,1,root
 """,
     "gc-vc show empty --format name": "empty\n",
     "gc-vm show demo-2": """\
@@ -84,6 +87,8 @@ generation     2
 parent         0
 state          dead
 host           here
+owner          ann
+ticket         6f9619ff-8b86-d011-b42d-00c04fc964ff
 reason         it crashed
 created        2023-11-14 22:13:20
 memory         -
@@ -102,21 +107,44 @@ pid            -
     "gc-vc create new --image micro": "",
     "gc-vc create new --image micro --memory 64 --cpus 2": "",
     "gc-vc boot empty": "empty-0\n",
+    "gc-vc boot empty --no-wait": "op-1\n",
     "gc-vc kill demo": "demo-0\ndemo-1\ndemo-2\n",
+    "gc-vc kill demo --no-wait": "op-1\n",
     "gc-vc kill empty": "",
     "gc-vc delete empty": "",
+    "gc-vc delete empty --no-wait": "op-1\n",
+    "gc-vc show demo": """\
+name            demo
+state           running
+vms             2
+image           micro
+memory          256 MiB
+cpus            1
+owner           ann
+memory class    shared
+placement       near
+needs tags      ssd
+needs networks  -
+needs storage   fast
+most vms        20
+most cpus       no limit
+most memory     4096 MiB
+disk            256 MiB
+next vmid       2
+created         2023-11-14 22:13:20
+""",
     "gc-host list --format name": "here\n",
     # docs say which of these lines scripts cut their fields from
     "gc-host stat here": """\
                  CPU(s) 2 of 4 (50%)
                     RAM 512 of 5631 (9%)
              Local disk 352 of 183352 MB (0%)
-Available Named Storage []
-     Used Named Storage []
+Available Named Storage ['fast', 'big']
+     Used Named Storage ['fast']
   Available PCI Devices []
        Used PCI Devices []
-     Available Networks []
-         Available Tags []
+     Available Networks ['public']
+         Available Tags ['ssd', 'rack-1']
 """,
     "copper image list --format name": "micro\n",
     "gc-vm --version": "gc-vm 0.1.0\n",
@@ -130,14 +158,17 @@ def test_what_is_printed(line: str, capfd: pytest.CaptureFixture[str]) -> None:
 
 def test_json_is_the_api_s_own_body(capfd: pytest.CaptureFixture[str]) -> None:
     for line, body in (
-        ("gc-vc list", list(fake_api.CLUSTERS.values())),
-        ("gc-vc show demo", fake_api.CLUSTERS["demo"]),
-        ("gc-vm list demo", list(fake_api.VMS.values())),
-        ("gc-vm show demo-1", {**fake_api.VMS["demo-1"], "status": fake_api.STATUSES["demo-1"]}),
-        ("gc-vm show demo-2", {**fake_api.VMS["demo-2"], "status": None}),
-        ("gc-host list", [fake_api.HOST]),
-        ("gc-host stat here", fake_api.HOST),
-        ("copper image list", [fake_api.IMAGE]),
+        ("gc-vc list", list(fake_bodies.CLUSTERS.values())),
+        ("gc-vc show demo", fake_bodies.CLUSTERS["demo"]),
+        ("gc-vm list demo", list(fake_bodies.VMS.values())),
+        (
+            "gc-vm show demo-1",
+            {**fake_bodies.VMS["demo-1"], "status": fake_bodies.STATUSES["demo-1"]},
+        ),
+        ("gc-vm show demo-2", {**fake_bodies.VMS["demo-2"], "status": None}),
+        ("gc-host list", [fake_bodies.HOST]),
+        ("gc-host stat here", fake_bodies.HOST),
+        ("copper image list", [fake_bodies.IMAGE]),
     ):
         status, out, err = say(capfd, f"{line} --format json")
         assert (status, err) == (0, "")
@@ -179,6 +210,23 @@ BAD_NUMBERS = ["0", "-1", "x", "", "1e3", "99999999999999999999999", "1.5", "¹"
             for cpus in [*BAD_NUMBERS, "65"]
         ),
         *(["copper", "image", "delete", name] for name in BAD_NAMES),
+        *(["gc-vm", "clone", "demo-0", count] for count in [*BAD_NUMBERS, "1025"]),
+        *(["gc-vc", "limit", "demo", "--max-vms", number] for number in BAD_NUMBERS),
+        *(["gc-vc", "limit", "demo", "--vm-cpus", x] for x in ["0", "-1", "x", "", "1e3", "65"]),
+        *(["gc-vc", "usage", "--since", when] for when in ["x", "", "7w", "2026-13-01", "0d"]),
+        *(["gc-vc", "create", "a", "--image", "b", "--owner", name] for name in BAD_NAMES),
+        *(["gc-vc", "create", "a", "--image", "b", "--require-tag", x] for x in ["", "a b", "a,b"]),
+        *(["copper", "user", "create", name] for name in BAD_NAMES),
+        *(["copper", "token", "create", "ann", "--expires", x] for x in ["", "x", "0", "1y", "-1"]),
+        *(["copper", "operation", "show", id] for id in ["", "..", "a/b", "a b", "ä", LONG]),
+        *(["copper", "ticket", "release", id] for id in ["", "..", "a/b", "a b", LONG]),
+        ["gc-vc", "create", "a", "--image", "b", "--memory-class", "half"],
+        ["gc-vc", "create", "a", "--image", "b", "--placement", "far"],
+        ["gc-vc", "list", "--state", "fine"],
+        ["gc-vm", "kill"],
+        ["copper", "user", "change", "ann", "--role", "king"],
+        ["copper", "user", "change", "ann"],
+        ["copper", "events", "--after", "a b"],
         *(["copper", "bench", "fork", "--runs", runs] for runs in BAD_NUMBERS),
         ["gc-vm", "exec", "demo-0"],
         ["gc-vm", "exec", "demo-0", "--"],

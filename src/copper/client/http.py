@@ -114,7 +114,7 @@ def opened(
         connection.request(method, path, data, {**(headers or {}), **authorization(target)})
         answer = connection.getresponse()
         if answer.status == 401:
-            raise not_accepted(target)
+            raise not_accepted(target, answer.read())
         if answer.status >= 400:
             raise error_of(answer.status, answer.read())
         yield answer
@@ -158,11 +158,13 @@ def json_of(text: bytes) -> Any:
         raise CopperError(f"Copper's answer is not JSON: {text[:40]!r}") from None
 
 
-def not_accepted(target: Target) -> CopperError:
-    """Whoever asks is nobody there."""
-    return Refused(
-        f"the token is not accepted by {target}",
-        advice="COPPER_TOKEN may have expired or been revoked: copper token create USER",
+def not_accepted(target: Target, body: bytes) -> CopperError:
+    """Why the token of this target is nobody's there."""
+    said = error_of(401, body)
+    kind = type(said) if isinstance(said, Refused) else Refused
+    return kind(
+        f"the token is not accepted by {target}: {said.message}",
+        advice="COPPER_TOKEN has it; copper token create USER makes another",
     )
 
 

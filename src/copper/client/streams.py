@@ -247,9 +247,8 @@ def open_stream(target: Target, path: str) -> Iterator[Stream]:
         except OSError as error:
             raise unreachable(error, target, _OPEN_S) from error
         if protocol.handshake_exc is not None:
-            if stream.response.status_code == 401:
-                raise not_accepted(target)
-            raise error_of(stream.response.status_code, bytes(stream.response.body or b""))
+            status, body = stream.response.status_code, bytes(stream.response.body or b"")
+            raise not_accepted(target, body) if status == 401 else error_of(status, body)
         try:
             yield stream
         finally:

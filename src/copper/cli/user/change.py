@@ -22,10 +22,10 @@ def change(name: str, role: str | None, max_vms: Any, max_cpus: Any, max_memory:
     The value none takes a limit away. A lower one ends nothing that is there already.
     """
     limits = (max_vms, max_cpus, max_memory)
+    if role is None and limits == (None, None, None):
+        raise BadInput("nothing to change", advice="copper user show shows a user")
     given: dict[str, Any] = {} if role is None else {"role": role}
     api = here.api()
-    if any(value is not None for value in limits):
+    if limits != (None, None, None):
         given["quota"] = most(api.user(name)["quota"], *limits)
-    if not given:
-        raise BadInput("nothing to change", advice="copper user show shows a user")
     api.change_user(name, **given)
