@@ -1,0 +1,288 @@
+"""One fake host: its machines, images and memory. It outlives the host agent, as a real host does."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import itertools
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from copper.fake.faults import DURING, Faults, Verb
+from copper.fake.process import FIRST_PID, LONGEST_STACK, FakeImage, FakeProcess, Layer
+from copper.model.audit import Found
+from copper.model.errors import CopperError, NoRoom, NotFound, Refused
+from copper.model.machine import Shape
+
+if TYPE_CHECKING:
+    from copper.fake.hypervisor import FakeHypervisor
+    from copper.host.records import VmRecord
+    from copper.image.suspended import SuspendedVm
+
+MIB = 1 << 20
+GIB = 1 << 30
+SHAPES = {
+    "micro": Shape(memory_mib=256, cpus=1, disk_bytes=256 * MIB),
+    "debian-12": Shape(memory_mib=512, cpus=1, disk_bytes=2 * GIB),
+}
+
+
+@dataclasses.dataclass(slots=True)
+class Delays:
+    """Seconds that things take; 0 is no wait at all."""
+
+    thaw_s: float = 0
+    freeze_s: float = 0
+    end_s: float = 0
+
+
+class Clock:
+    """A time that only a test moves, in seconds."""
+
+    def __init__(self, now: float = 0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class Room:
+    """A host's machines, and how they behave: `delays`, `faults`, and what a new one takes.
+
+    `own_bytes` is what a machine holds as soon as it runs, `growth` bytes for each second that it runs. Its processors
+    are busy for `cpu_share` of the time. Free memory is what they and the layers below them leave.
+    """
+
+    def __init__(
+        self,
+        name: str = "fake-0",
+        *,
+        cpus: int = 16,
+        memory_bytes: int = 64 * GIB,
+        disk_bytes: int = 1024 * GIB,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.name = name
+        self.cpus, self.memory_bytes, self.disk_bytes = cpus, memory_bytes, disk_bytes
+        self.clock = clock
+        self.own_bytes = 4 * MIB
+        self.growth = 0.0
+        self.cpu_share = 0.05
+        self.delays = Delays()
+        self.faults = Faults()
+        self.images = {
+            image: FakeImage(f"{image}@{name}", shape, (Layer(shape.memory_bytes // 4),))
+            for image, shape in SHAPES.items()
+        }
+        self.processes: dict[str, FakeProcess] = {}
+        self.frozen: dict[str, FakeImage] = {}
+        self.records: dict[str, VmRecord] = {}
+        self.suspended: dict[str, list[tuple[SuspendedVm, FakeImage]]] = {}
+        self._numbers = itertools.count(1)
+        self._layer_bytes = 0
+        self._still_bytes = 0.0  # own memory of those that do not grow
+        self._growing: set[FakeProcess] = set()
+        self._serving: FakeHypervisor | None = None
+
+    # the host agent's life
+
+    def serve(self, hypervisor: FakeHypervisor | None) -> None:
+        """Another host agent takes over; what the former one still does has no effect from now on."""
+        if self._serving is not None:
+            self._serving.cut()
+        self._serving = hypervisor
+        for process in self.processes.values():
+            process.machine = None
+        for image in list(self.frozen):
+            self.discard(image)
+
+    def kill_agent(self) -> None:
+        """As `kill -9` of the host agent: its machines run on, and what it only remembered is lost."""
+        self.serve(None)
+
+    # what a test or a program in a guest does
+
+    def find(self, vm: str) -> FakeProcess:
+        """The machine that is this VM. Raises NotFound."""
+        for process in self.processes.values():
+            if process.name == vm:
+                return process
+        raise NotFound(f"no fake machine is {vm!r}")
+
+    async def call(self, vm: str, verb: str, args: dict[str, Any] | None = None) -> dict[str, Any]:
+        """A program in a guest calls Copper; its result. Raises OSError as guests' programs get it."""
+        machine = self.find(vm).machine
+        if machine is None:
+            raise ConnectionRefusedError(f"nobody listens to {vm}")
+        return await machine.guest.call(verb, args or {})
+
+    def die(self, vm: str, reason: str = "its QEMU was killed") -> None:
+        """The machine ends on its own."""
+        self.end(self.find(vm), reason)
+
+    def run_out_of_memory(self, vm: str) -> None:
+        """The guest's kernel finds no more memory, and panics."""
+        process = self.find(vm)
+        self.use(process, process.shape.memory_bytes, 0)
+        self.end(process, "the guest's kernel panicked")
+
+    def set_own(self, vm: str, own_bytes: int, growth: float = 0) -> None:
+        """What the VM holds from now on, and bytes that it takes each second."""
+        self.use(self.find(vm), own_bytes, growth)
+
+    # memory
+
+    def room_bytes(self) -> int:
+        """Memory that nobody has, never less than 0."""
+        now = self.clock()
+        for process in self._growing:
+            process.count(now)
+        own = self._still_bytes + sum(process.own for process in self._growing)
+        return max(0, self.memory_bytes - self._layer_bytes - int(own))
+
+    def use(self, process: FakeProcess, own: float, growth: float) -> None:
+        """Sets what a machine holds."""
+        process.count(self.clock())
+        self._forget(process)
+        process.own, process.growth = float(own), growth
+        if growth:
+            self._growing.add(process)
+        else:
+            self._still_bytes += own
+
+    def _forget(self, process: FakeProcess) -> None:
+        if process.growth:
+            self._growing.discard(process)
+        else:
+            self._still_bytes -= process.own
+        process.own = process.growth = 0.0
+
+    def _share(self, layers: Iterable[Layer]) -> None:
+        for layer in layers:
+            layer.users += 1
+            if layer.users == 1:
+                self._layer_bytes += layer.bytes
+
+    def _unshare(self, layers: Iterable[Layer]) -> None:
+        for layer in layers:
+            layer.users -= 1
+            if not layer.users:
+                self._layer_bytes -= layer.bytes
+
+    # machines and images
+
+    def start(self, image: FakeImage, name: str) -> FakeProcess:
+        """A machine of this image, its processors stopped. Raises NoRoom."""
+        if self.room_bytes() < self.own_bytes:
+            raise NoRoom(f"no memory left for a VM on {self.name}")
+        pid = FIRST_PID + next(self._numbers)
+        process = FakeProcess(pid, name, image.shape, image.layers)
+        self._share(process.layers)
+        self.use(process, self.own_bytes, 0)
+        self.processes[process.unit] = process
+        return process
+
+    def end(self, process: FakeProcess, reason: str) -> None:
+        """It is gone, and whoever watches it is told. Twice has one effect."""
+        if self.processes.pop(process.unit, None) is None:
+            return
+        process.count(self.clock())
+        self._forget(process)
+        process.since, process.reason = None, reason
+        self._unshare(process.layers)
+        if process.machine is not None:
+            process.machine.died(reason)
+
+    def set_running(self, process: FakeProcess, running: bool) -> None:
+        """Starts or stops its processors. Raises CopperError when it has ended."""
+        process.check()
+        now = self.clock()
+        process.count(now)
+        process.since = now if running else None
+        if running and process.growth != self.growth and not process.ran_s:
+            self.use(process, process.own, self.growth)
+
+    def freeze(self, process: FakeProcess) -> tuple[FakeImage, int]:
+        """What the machine wrote since its last freeze becomes a layer: the image, and the layer's bytes."""
+        process.check()
+        if not self.room_bytes():
+            raise NoRoom(f"no memory left for an image on {self.name}")
+        process.count(self.clock())
+        fresh = Layer(int(process.own))
+        lowest, *above = process.layers
+        if len(above) >= LONGEST_STACK:
+            fresh = Layer(fresh.bytes + sum(layer.bytes for layer in above))
+            above = []
+        image = self.hold(process.shape, (lowest, *above, fresh))
+        self._share(image.layers)
+        self._unshare(process.layers)
+        process.layers = image.layers
+        self.use(process, 0, process.growth)
+        return image, fresh.bytes
+
+    def hold(self, shape: Shape, layers: tuple[Layer, ...]) -> FakeImage:
+        """An image in the host's memory, until `discard`."""
+        image = FakeImage(f"{self.name}-{next(self._numbers)}", shape, layers)
+        self._share(layers)
+        self.frozen[image.id] = image
+        return image
+
+    def discard(self, image_id: str) -> None:
+        """A frozen image goes with the last machine that stands on it."""
+        image = self.frozen.pop(image_id, None)
+        if image is not None:
+            self._unshare(image.layers)
+
+    # what an audit sees
+
+    def inventory(self) -> list[Found]:
+        """All that is here, whoever knows of it."""
+        found = [
+            Found(thing="process", name=process.unit, vm=process.name)
+            for process in self.processes.values()
+        ]
+        found += [Found(thing="record", name=name, vm=name) for name in self.records]
+        found += [Found(thing="memory-file", name=image) for image in self.frozen]
+        found += [
+            Found(thing="suspended", name=cluster, vm=vm.identity.name)
+            for cluster, stored in self.suspended.items()
+            for vm, _ in stored
+        ]
+        return found
+
+    def mend(self, thing: str, name: str) -> None:
+        """Removes one thing that an inventory had. Of no effect when it is gone."""
+        if thing == "process" and name in self.processes:
+            self.end(self.processes[name], "no VM needs it")
+        elif thing == "record":
+            self.records.pop(name, None)
+        elif thing == "memory-file":
+            self.discard(name)
+        elif thing == "suspended":
+            self.suspended.pop(name, None)
+
+    async def fault(self, verb: Verb, process: FakeProcess | None = None) -> None:
+        """What was planned for this verb happens here. Raises CopperError."""
+        fault = self.faults.take(verb, DURING)
+        if fault is None:
+            return
+        if fault.kind == "hang":
+            await self.faults.hold(fault)
+        elif fault.kind == "die" and process is not None:
+            self.end(process, "its QEMU was killed")
+        else:
+            raise fault.error
+
+    async def pass_by(self, delay_s: float) -> None:
+        """Takes so long."""
+        if delay_s:
+            await asyncio.sleep(delay_s)
+
+
+def refused(what: str) -> CopperError:
+    """A fake machine has none of this."""
+    return Refused(f"a fake machine has no {what}", advice="copper up without --fake has real ones")
