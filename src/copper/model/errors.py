@@ -4,6 +4,7 @@
     ├── BadInput           2  an argument is wrong; the message names it and what was expected
     ├── NotFound           3  no such VM, virtual cluster, image, ticket
     ├── Refused            4  not allowed, or not sensible
+    │   ├── Unauthorized   4  no token, or one that is not valid any more
     │   ├── NoRoom         4  memory, disk or processors do not suffice
     │   └── Damaged        4  an image or record is not what was written
     │       └── Foreign    4  an image needs another QEMU, machine, processor or format
@@ -61,6 +62,12 @@ class Refused(CopperError):
     exit_status = 4
     http_status = 403
     errno = errnos.EPERM
+
+
+class Unauthorized(Refused):
+    code = "unauthorized"
+    http_status = 401
+    errno = errnos.EACCES
 
 
 class NoRoom(Refused):
