@@ -16,7 +16,7 @@ from copper.image.machine import Image
 from copper.image.store import Manifest
 from copper.image.suspended import FORMAT, SuspendedStore, SuspendedVm, write_sparse
 from copper.model.api import VmLimits
-from copper.model.errors import BadInput, Damaged, Foreign, NoRoom, NotFound
+from copper.model.errors import BadInput, Conflict, Damaged, Foreign, NoRoom, NotFound
 from copper.model.machine import Identity, Needs, Shape
 from copper.model.settings import Settings
 from copper.vmm.layers import PAGE, is_sealed, new_layer, seal
@@ -155,14 +155,16 @@ def test_zero_pages_take_no_disk(place: Place, tmp_path: Path) -> None:
     held.close()
 
 
-def test_files_of_disks_are_known_to_be_in_use(place: Place) -> None:
-    place.store.store("a", place.family())
+def test_what_a_suspended_cluster_stands_on_is_in_use(place: Place) -> None:
+    stored = place.store.store("a", place.family())
     disks = {place.settings.disks_dir / f"a-{n}.qcow2" for n in range(3)}
-    assert place.store.disks() > disks
-    assert place.store.users("base") == ["a"]
-    assert place.store.users("other") == []
+    assert stored.disks() > disks
+    assert place.store.readable() == [stored]
+    with pytest.raises(Conflict, match="image base is in use by suspended a"):
+        place.store.check_unused("base")
+    place.store.check_unused("other")
     assert place.store.discard("a") > disks
-    assert place.store.disks() == set()
+    place.store.check_unused("base")
     assert place.store.clusters() == []
     assert place.store.discard("a") == set()  # again: nothing to do
 

@@ -10,6 +10,7 @@ from copper.host.qemu import QemuHypervisor
 from copper.host.records import FileRecords, Records
 from copper.host.use import vm_use
 from copper.host.vms import Vms
+from copper.host.whole_clusters import WholeClusters
 from copper.model.api import HostFacts, HostReport, ImageInfo
 from copper.model.settings import Settings
 from copper.vmm.capabilities import Verdict
@@ -34,6 +35,7 @@ class HostAgent:
         self.vms = Vms(
             settings, self.hypervisor, records or FileRecords(settings.vms_dir), controller
         )
+        self.whole = WholeClusters(self.vms)
 
     @property
     def verdict(self) -> Verdict:

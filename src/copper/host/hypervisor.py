@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from copper.host.records import VmRecord
 from copper.host.streams import PulledFile, Stream
 from copper.image.freeze import Pause
+from copper.image.suspended import SuspendedVm
 from copper.model.api import ImageInfo, VmLimits
 from copper.model.machine import Identity, Needs, Shape
 from copper.vmm.capabilities import Verdict
@@ -215,6 +216,23 @@ class Hypervisor(Protocol):
 
         Raises Damaged, NoRoom or CopperError; nothing is left then.
         """
+
+    def suspended(self) -> dict[str, dict[str, int]]:
+        """The suspended virtual clusters that are stored here: bytes on disk by VM."""
+
+    async def store_cluster(
+        self, cluster: str, frozen: Sequence[tuple[SuspendedVm, Image]]
+    ) -> None:
+        """Keeps frozen VMs over the host's end, whole or not at all. Raises NoRoom, CopperError.
+
+        From then on these VMs are suspended: a hypervisor that begins anew ends what runs of them.
+        """
+
+    async def load_cluster(self, cluster: str) -> list[tuple[SuspendedVm, Image]]:
+        """What was stored, as images that are the caller's to `discard`. Raises NotFound, Damaged, Foreign."""
+
+    async def forget_cluster(self, cluster: str) -> None:
+        """Removes what was stored, if anything was."""
 
     async def adopt(self, record: VmRecord, listener: Listener) -> Machine:
         """Finds a running machine again. Raises NotFound when it has ended; nothing of it is left then."""

@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from copper.host.cgroups import find_groups
@@ -22,9 +23,10 @@ from copper.image.machine import Image as QemuImage
 from copper.image.machine import Machine as QemuVm
 from copper.image.machine import layers_of
 from copper.image.store import ImageStore
+from copper.image.suspended import SuspendedStore, SuspendedVm
 from copper.image.thaw import check_needs, thaw
 from copper.model.api import ImageInfo
-from copper.model.errors import CopperError, NotFound
+from copper.model.errors import CopperError, NoRoom, NotFound
 from copper.model.machine import Identity, Needs, Shape
 from copper.model.settings import Settings
 from copper.vmm.capabilities import Verdict, accelerator_verdict, needs_of, probe_qemu
@@ -50,6 +52,8 @@ class QemuHypervisor:
         self._frozen: dict[str, QemuImage] = {}
         self._machines: set[QemuMachine] = set()
         self._loading = asyncio.Lock()
+        self._suspended = SuspendedStore(settings)
+        self._stored = {found.cluster: found for found in self._suspended.readable()}
 
     @property
     def verdict(self) -> Verdict:
@@ -118,6 +122,7 @@ class QemuHypervisor:
 
     async def delete_image(self, name: str) -> None:
         async with self._loading:
+            self._suspended.check_unused(name)
             await asyncio.to_thread(self.store.delete, name)
             loaded = self._templates.pop(name, None)
             if loaded is not None:
@@ -136,6 +141,7 @@ class QemuHypervisor:
     def _disks_in_use(self) -> set[Path]:
         used = {disk for machine in self._machines for disk in machine.disks}
         used |= {disk for image in self._frozen.values() for disk in image.disks}
+        used |= {disk for found in self._stored.values() for disk in found.disks()}
         return used | {machine.spare for machine in self._machines if machine.spare}
 
     async def thaw(self, image: Image, identity: Identity, listener: Listener) -> QemuMachine:
@@ -181,6 +187,34 @@ class QemuHypervisor:
     def _log(self, name: str) -> Path:
         return self.settings.vms_dir / f"{name}.log"
 
+    def suspended(self) -> dict[str, dict[str, int]]:
+        return {cluster: found.sizes() for cluster, found in self._stored.items()}
+
+    async def store_cluster(
+        self, cluster: str, frozen: Sequence[tuple[SuspendedVm, Image]]
+    ) -> None:
+        images = [(vm, image) for vm, image in frozen if isinstance(image, QemuImage)]
+        stored = await asyncio.to_thread(self._suspended.store, cluster, images)
+        self._stored[cluster] = stored
+
+    async def load_cluster(self, cluster: str) -> list[tuple[SuspendedVm, Image]]:
+        wanted = await asyncio.to_thread(self._suspended.check, cluster)
+        room, needed = free_for_layers(self.settings), wanted.layer_bytes()
+        if needed > room:
+            raise NoRoom(
+                f"no memory left to resume {cluster}: it needs {needed >> 20} MiB,"
+                f" there is room for {max(0, room) >> 20}"
+            )
+        templates = {name: await self.template(name) for name in wanted.templates}
+        loaded = await asyncio.to_thread(self._suspended.load, cluster, templates)
+        self._frozen |= {image.id: image for _, image in loaded}
+        return list(loaded)
+
+    async def forget_cluster(self, cluster: str) -> None:
+        disks = await asyncio.to_thread(self._suspended.discard, cluster)
+        self._stored.pop(cluster, None)
+        self._remove_disks(tuple(disks))
+
     async def adopt(self, record: VmRecord, listener: Listener) -> QemuMachine:
         name = record.identity.name
         try:
@@ -212,6 +246,14 @@ class QemuHypervisor:
         for entry in (self.settings.run_dir / "q").glob("*"):
             if entry.name not in known:
                 await asyncio.to_thread(shutil.rmtree, entry, True)
+        names = {machine.name for machine in self._machines}
+        for path in self.settings.vms_dir.glob("*.log*"):
+            if path.name.split(".")[0] not in names:
+                path.unlink()
+        await asyncio.to_thread(self._suspended.clear)
+        if self._suspended.has_damaged():
+            log.error("a suspended virtual cluster cannot be read: no disk is cleared away")
+            return
         used = self._disks_in_use()
         for path in self.settings.disks_dir.glob("*.qcow2"):
             if path not in used:

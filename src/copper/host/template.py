@@ -20,6 +20,7 @@ from copper.image.disks import check_room
 from copper.image.freeze import freeze
 from copper.image.machine import Image, Machine
 from copper.image.store import ImageStore, Manifest
+from copper.image.suspended import SuspendedStore
 from copper.model.errors import BadInput, Conflict, CopperError, NotFound, TimedOut
 from copper.model.machine import Accelerator, Shape
 from copper.model.names import check_name
@@ -101,6 +102,7 @@ def build_template(
             raise Conflict(
                 f"image {name} is in use by {', '.join(users[:5])}", advice="end them first"
             )
+        SuspendedStore(settings).check_unused(name)
     with store.claim(name) as folder:
         disk = folder / "disk.qcow2"
         with progress.step("copying the disk"):

@@ -52,6 +52,9 @@ class Vms:
     def all(self) -> list[Vm]:
         return list(self._vms.values())
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._vms
+
     def get(self, name: str) -> Vm:
         """Raises NotFound."""
         vm = self._vms.get(name)
@@ -66,9 +69,10 @@ class Vms:
             raise Conflict(f"VM {name} is paused", advice="gc-vc unpause lets it go on")
         return vm
 
-    async def put(self, name: str, order: ThawOrder) -> Vm:
+    async def put(self, name: str, order: ThawOrder, source: tuple[Image, str] | None = None) -> Vm:
         """Thaws an image as a VM of this name, once: the same order again gets the same VM.
 
+        `source`: an image and its template's name, instead of those that the order names.
         Raises Conflict when the name is another's; any error leaves nothing behind.
         """
         if order.identity.name != name:
@@ -80,7 +84,7 @@ class Vms:
             return found
         task = self._starting.get(name)
         if task is None:
-            task = asyncio.create_task(self._thaw(order))
+            task = asyncio.create_task(self._thaw(order, source))
             self._starting[name] = task
             task.add_done_callback(lambda _: self._starting.pop(name, None))
         return await asyncio.shield(task)
@@ -94,10 +98,10 @@ class Vms:
             raise BadInput("an order to thaw names a template or a frozen image")
         return await self.hypervisor.template(order.template), order.template
 
-    async def _thaw(self, order: ThawOrder) -> Vm:
+    async def _thaw(self, order: ThawOrder, source: tuple[Image, str] | None) -> Vm:
         started = time.perf_counter()
         await step("host.thaw-began")
-        image, template = await self._image(order)
+        image, template = source or await self._image(order)
         name = order.identity.name
         ending = self._ending.get(name)
         if ending is not None:  # one of this name that died a moment ago
@@ -178,7 +182,11 @@ class Vms:
         return task
 
     async def _clean(self, vm: Vm) -> None:
-        await vm.machine.end()
+        try:
+            await vm.machine.end()
+        except CopperError:
+            self._vms[vm.name] = vm  # it can be told to end again
+            raise
         self._records.remove(vm.name)
 
     async def delete(self, name: str) -> None:
@@ -195,6 +203,14 @@ class Vms:
         await step("host.ended")
         if not self._vms and not self._starting:
             await self.hypervisor.drop_standbys()
+
+    async def end_suspended(self, vm: Vm) -> None:
+        """Ends a VM that is stored: nobody is told, for it is not gone."""
+        await asyncio.shield(self._end(vm))
+
+    def write_down(self, vm: Vm) -> None:
+        """Its record, as it is now. Raises NoRoom."""
+        self._records.write(vm.record())
 
     async def freeze(self, name: str) -> tuple[str, Pause, float]:
         """Freezes a VM into an image that this host holds until `release`: its id, the pause, ms in all."""
@@ -215,6 +231,11 @@ class Vms:
         if held is not None:
             self.hypervisor.discard(held[0])
             await step("host.released")
+
+    async def release_all(self) -> None:
+        """Lets go of all frozen images: nobody goes on with what they were made for."""
+        for image_id in list(self._frozen):
+            await self.release(image_id)
 
     async def pause(self, name: str, why: str = "") -> Vm:
         """Stops a VM's processors until `unpause`, also over an agent's end; again: nothing to do.
@@ -301,7 +322,13 @@ class Vms:
 
     async def adopt(self) -> None:
         """Finds the VMs of an earlier host agent, and clears away what it left half done."""
-        records = self._records.all()
+        suspended = {name for sizes in self.hypervisor.suspended().values() for name in sizes}
+        records = []
+        for record in self._records.all():
+            if record.identity.name in suspended:  # an agent died before it had ended them all
+                self._records.remove(record.identity.name)
+            else:
+                records.append(record)
         found = await asyncio.gather(*(self._adopt(record) for record in records))
         await asyncio.gather(*(self._greet(vm) for vm in found if vm and vm.state == "running"))
         known = {record.unit for record, vm in zip(records, found, strict=True) if vm is not None}

@@ -22,7 +22,7 @@ from copper.image.layers import Layer, close_all, load_layer
 from copper.image.machine import Image
 from copper.image.store import ImageStore
 from copper.model.api import VmLimits
-from copper.model.errors import Damaged, Foreign, NoRoom, NotFound
+from copper.model.errors import Conflict, Damaged, Foreign, NoRoom, NotFound
 from copper.model.machine import Identity, Needs, Record, Shape
 from copper.model.names import check_name
 from copper.model.settings import Settings
@@ -76,6 +76,14 @@ class SuspendedCluster(Record):
     def own_digest(self) -> str:
         text = json.dumps(self.model_dump(mode="json", exclude={"digest"}), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def disks(self) -> set[Path]:
+        """Every file that its VMs' disks consist of: nobody may remove them."""
+        return {disk for stored in self.vms for disk in stored.disks}
+
+    def layer_bytes(self) -> int:
+        """Memory that its layers take when they are loaded."""
+        return sum(stored.bytes for stored in self.layers.values())
 
     def sizes(self) -> dict[str, int]:
         """Bytes on disk by VM: a layer that several share counts for the first of them."""
@@ -150,13 +158,14 @@ class SuspendedStore:
         """Whether there is one of which nobody knows on what files it stands."""
         return len(self.readable()) < len(self.clusters())
 
-    def disks(self) -> set[Path]:
-        """Every file that a suspended VM's disk consists of: nobody may remove them."""
-        return {disk for found in self.readable() for stored in found.vms for disk in stored.disks}
-
-    def users(self, image: str) -> list[str]:
-        """The suspended clusters that stand on this stored image."""
-        return [found.cluster for found in self.readable() if image in found.templates]
+    def check_unused(self, image: str) -> None:
+        """Raises Conflict while a suspended cluster stands on this stored image."""
+        users = [found.cluster for found in self.readable() if image in found.templates]
+        if users:
+            raise Conflict(
+                f"image {image} is in use by suspended {', '.join(users[:5])}",
+                advice="resume or delete them first",
+            )
 
     def store(self, cluster: str, frozen: Sequence[tuple[SuspendedVm, Image]]) -> SuspendedCluster:
         """Writes frozen VMs, whole or not at all, durable on return. Raises NoRoom, Foreign."""
@@ -280,7 +289,7 @@ class SuspendedStore:
         """Removes a suspended cluster, or does nothing; returns the files of disks that it stood on."""
         check_name(cluster, "virtual cluster")
         try:
-            disks = {disk for stored in self.manifest(cluster).vms for disk in stored.disks}
+            disks = self.manifest(cluster).disks()
         except (NotFound, Damaged):
             disks = set()
         gone = self.folder / f".{cluster}.gone"
