@@ -32,14 +32,22 @@ SHAPE = Shape(memory_mib=256, cpus=2, disk_bytes=1 << 28)
 
 
 class FakeHost:
-    """VMs are entries of a dictionary. `room` is how many more fit; `fail` names what goes wrong."""
+    """VMs are entries of a dictionary. `room` is how many more fit; `fail` names what goes wrong.
 
-    def __init__(self, room: int = 1000, name: str = "fake", cpus: int = 1024) -> None:
+    `lose`: what is done, but the answer is lost. `silent`: it answers nothing, and does nothing.
+    """
+
+    def __init__(
+        self, room: int = 1000, name: str = "fake", cpus: int = 1024, fetches: bool = False
+    ) -> None:
         self.name = name
         self.cpus = cpus
+        self.cpu_ratio = 4.0
         self.room = room
         self.tags: list[str] = []
-        self.fetches = False
+        self.networks: list[str] = []
+        self.storage: list[str] = []
+        self.fetches = fetches
         self.own = 32 << 20
         self.paused: set[str] = set()
         self.stored: dict[str, dict[str, ThawOrder]] = {}
@@ -48,12 +56,20 @@ class FakeHost:
         self.frozen: set[str] = set()
         self.prepared: list[int] = []
         self.fail: set[str] = set()
+        self.lose: set[str] = set()
+        self.silent = False
         self.gate: asyncio.Event | None = None
         self.at_gate = asyncio.Event()
 
     def _check(self, what: str) -> None:
+        if self.silent:
+            raise CopperError(f"host {self.name} does not answer, as asked")
         if what in self.fail:
             raise CopperError(f"{what} failed, as asked")
+
+    def _answer(self, what: str) -> None:
+        if what in self.lose:
+            raise CopperError(f"the answer to {what} is lost, as asked")
 
     def facts(self) -> HostFacts:
         return HostFacts(
@@ -69,7 +85,10 @@ class FakeHost:
             machine="pc-q35-9.9",
             vms=len(self.running),
             standbys=0,
+            cpu_ratio=self.cpu_ratio,
             tags=self.tags,
+            networks=self.networks,
+            storage=self.storage,
             fetches=self.fetches,
         )
 
@@ -89,6 +108,7 @@ class FakeHost:
         return HostReport(facts=self.facts(), vms=use)
 
     async def images(self) -> list[ImageInfo]:
+        self._check("images")
         return [
             ImageInfo(
                 name="micro",
@@ -110,6 +130,7 @@ class FakeHost:
         self._check("warm")
 
     async def vms(self) -> list[VmStatus]:
+        self._check("vms")
         return [self._status(order) for order in self.running.values()]
 
     def _status(self, order: ThawOrder) -> VmStatus:
@@ -139,12 +160,15 @@ class FakeHost:
         self._check("thaw")
         self._check(f"thaw {order.identity.name}")
         self.running[order.identity.name] = order
+        self._answer("thaw")
         return self._status(order)
 
     async def end(self, name: str) -> None:
         self._check("end")
+        self._check(f"end {name}")
         self.running.pop(name, None)
         self.paused.discard(name)
+        self._answer("end")
 
     async def freeze(self, name: str) -> Frozen:
         self._check("freeze")
@@ -155,9 +179,11 @@ class FakeHost:
         return Frozen(image=image, pause_ms=1, freeze_ms=1, pages=1, layer_bytes=1, steps={})
 
     async def release(self, image: str) -> None:
+        self._check("release")
         self.frozen.remove(image)
 
     async def release_all(self) -> None:
+        self._check("release_all")
         self.frozen.clear()
 
     async def prepare(self, vm: str, count: int) -> None:
@@ -168,14 +194,19 @@ class FakeHost:
         self._check("pause")
         self._check(f"pause {name}")
         self.paused.add(name)
+        self._answer("pause")
 
     async def unpause(self, name: str) -> None:
         self._check("unpause")
+        self._check(f"unpause {name}")
         self.paused.discard(name)
+        self._answer("unpause")
 
     async def limit(self, name: str, limits: VmLimits) -> None:
+        self._check("limit")
         self._check(f"limit {name}")
         self.limits[name] = limits
+        self._answer("limit")
 
     async def suspend(self, cluster: str, vms: list[str]) -> None:
         self._check("suspend")
@@ -184,18 +215,23 @@ class FakeHost:
             if name in self.running:
                 stored[name] = self.running.pop(name)
                 self.paused.discard(name)
+        self._answer("suspend")
 
     async def resume(self, cluster: str) -> None:
         self._check("resume")
         self.running |= self.stored.pop(cluster, {})
+        self._answer("resume")
 
     async def discard(self, cluster: str) -> None:
+        self._check("discard")
         self.stored.pop(cluster, None)
 
     async def suspended(self) -> dict[str, list[str]]:
+        self._check("suspended")
         return {cluster: sorted(vms) for cluster, vms in self.stored.items()}
 
     async def inventory(self) -> Inventory:
+        self._check("inventory")
         return Inventory(host=self.name, vms={name: "running" for name in self.running}, found=[])
 
     async def mend(self, thing: str, name: str) -> None:
