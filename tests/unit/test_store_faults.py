@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from copper.model.errors import CopperError, Foreign, NoRoom
+from copper.model.errors import CopperError, Foreign, NoRoom, NotFound
 from copper.store import leases
 from copper.store.contract import Change
 from copper.store.database import MIGRATIONS, Writer
@@ -162,6 +162,8 @@ async def test_a_lease_that_cannot_be_ended_on_a_full_disk_is_ended_later(
         monkeypatch.setattr(Writer, "write", full)
         await refused.wait()
         assert await store.get("a") is not None
+        with pytest.raises(NotFound):  # nobody can hold on to it meanwhile
+            await store.keep(lease)
         refused.clear()
         await refused.wait()
         monkeypatch.setattr(Writer, "write", write)
