@@ -14,7 +14,7 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import httpx2
 import uvicorn
@@ -77,13 +77,15 @@ def _say_ready() -> None:
             starter.write("ready\n")
 
 
-def _agents(settings: Settings, controller: ControllerLink) -> list[HostAgent]:
-    return [HostAgent(settings, controller)]
+def links(settings: Settings, peer: Peer) -> dict[str, tuple[HostAgent, Host]]:
+    """The host agents of this process by their names, and how the controller speaks to each."""
+    controller = ControllerLink(peer)
+    if settings.fake:
+        from copper.fake.host import served_hosts
 
-
-def links(agents: Sequence[HostAgent], peer: Peer) -> dict[str, Host]:
-    """How the controller speaks to the hosts of this process, by their names."""
-    return {agent.name: HttpHost(peer) for agent in agents}
+        return {host.name: (host.agent, host) for host in served_hosts(settings, controller)}
+    agent = HostAgent(settings, controller)
+    return {agent.name: (agent, HttpHost(peer))}
 
 
 def _health(settings: Settings, agent: HostAgent) -> Health:
@@ -92,7 +94,7 @@ def _health(settings: Settings, agent: HostAgent) -> Health:
         version=copper.__version__,
         pid=os.getpid(),
         host=agent.name,
-        accelerator=verdict.accelerator,
+        accelerator="fake" if settings.fake else verdict.accelerator,
         accelerator_reason=verdict.reason,
         accelerator_proven=verdict.proven,
         state_dir=str(settings.state_dir),
@@ -104,16 +106,17 @@ async def _serve(settings: Settings) -> None:
     # the same requests as over a network, without one
     transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
     peer = Peer(httpx2.AsyncClient(transport=transport, base_url="http://copper"))
-    agents = _agents(settings, ControllerLink(peer))
+    hosts = links(settings, peer)
+    agents = [agent for agent, _ in hosts.values()]
     store = SqliteStore(settings.state_dir / "state.sqlite")
     await store.open()
     core = Core(store, ticket_expires_s=settings.ticket_expires_s, report_s=settings.report_s)
-    for name, link in links(agents, peer).items():
+    for name, (_, link) in hosts.items():
         core.hosts.add(name, link)
     app.include_router(controller_routes(core, lambda: _health(settings, agents[0])))
-    app.include_router(host_routes(agents[0]))
+    app.include_router(host_routes(agents[0], agents[1:]))
     try:
-        await asyncio.gather(*(agent.vms.adopt() for agent in agents))
+        await asyncio.gather(*(agent.adopt() for agent in agents))
         server = _Server(
             uvicorn.Config(
                 app,
@@ -132,7 +135,7 @@ async def _serve(settings: Settings) -> None:
                 await server.serve(sockets=[sock])
     finally:
         for agent in agents:
-            await agent.vms.leave()
+            await agent.leave()
         await peer.close()
         await store.close()
         settings.api_socket.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ import platform
 
 from copper.host.controller_link import ControllerLink
 from copper.host.hypervisor import Hypervisor
+from copper.host.memory_guard import MemoryGuard
 from copper.host.qemu import QemuHypervisor
 from copper.host.records import FileRecords, Records
 from copper.host.use import vm_use
@@ -36,6 +37,18 @@ class HostAgent:
             settings, self.hypervisor, records or FileRecords(settings.vms_dir), controller
         )
         self.whole = WholeClusters(self.vms)
+        self._guard = MemoryGuard(self.vms)
+
+    async def adopt(self) -> None:
+        """Begins: finds the VMs of an earlier host agent."""
+        await self.vms.adopt()
+        self._guard.start()
+
+    async def leave(self) -> None:
+        """Ends; its VMs run on."""
+        await self._guard.close()
+        await self.whole.close()
+        await self.vms.leave()
 
     @property
     def verdict(self) -> Verdict:

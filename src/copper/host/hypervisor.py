@@ -30,6 +30,7 @@ class Room:
     free_bytes: int
     disk_bytes: int
     disk_free_bytes: int
+    available_bytes: int | None = None  # memory that nobody uses; None: it cannot run out
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -68,8 +68,9 @@ class QemuHypervisor:
         return self.qemu.machine
 
     def room(self) -> Room:
-        with Path("/proc/meminfo").open() as meminfo:
-            total = int(re.findall(r"\d+", meminfo.readline())[0]) << 10
+        text = Path("/proc/meminfo").read_text()
+        found = re.findall(r"^(?:MemTotal|MemAvailable):\s+(\d+)", text, re.M)
+        total, available = (int(kib) << 10 for kib in found)
         disk = shutil.disk_usage(self.settings.state_dir)
         return Room(
             cpus=os.cpu_count() or 1,
@@ -77,6 +78,7 @@ class QemuHypervisor:
             free_bytes=max(0, free_for_layers(self.settings)),
             disk_bytes=disk.total,
             disk_free_bytes=disk.free,
+            available_bytes=available,
         )
 
     def images(self) -> list[ImageInfo]:

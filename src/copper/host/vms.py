@@ -204,6 +204,14 @@ class Vms:
         if not self._vms and not self._starting:
             await self.hypervisor.drop_standbys()
 
+    async def give_up(self, name: str, why: str) -> None:
+        """Ends a VM without having been asked to: the controller is told why."""
+        vm = self._vms.get(name)
+        if vm is not None:
+            ending = self._end(vm)
+            await asyncio.shield(ending)
+            await self._say_ended(ending, VmEnded(vm=name, reason=why))
+
     async def end_suspended(self, vm: Vm) -> None:
         """Ends a VM that is stored: nobody is told, for it is not gone."""
         await asyncio.shield(self._end(vm))
