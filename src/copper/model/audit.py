@@ -16,11 +16,19 @@ Thing = Literal[
 
 
 class Found(Record):
-    """One thing on a host, and the VM or virtual cluster that it is for, as far as it says so itself."""
+    """One thing on a host, and the VM or virtual cluster that it is for, as far as it says so itself.
+
+    Every VM that the agent looks after has one process and a record. What the agent holds for no VM is `(standby)`'s,
+    `(template)`'s, `(frozen)`'s or `(agent)`'s. A namespace, and what is stored of a suspended virtual cluster, is a
+    virtual cluster's; an image's `name` is the stored image's.
+    """
 
     thing: Thing
     name: str = Field(description="a path, a process's number, a VM's name")
-    vm: str = Field(default="", description="whose it is; empty: nobody's")
+    vm: str = Field(
+        default="",
+        description="whose it is: a VM, a virtual cluster, or a word in parentheses; empty: nobody's",
+    )
     detail: str = ""
 
 
