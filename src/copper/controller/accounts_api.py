@@ -7,7 +7,9 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
 
+from copper.controller.access import allow
 from copper.controller.accounts import Accounts, By
+from copper.controller.api.answers import problems
 from copper.controller.book import Book
 from copper.controller.rows import ClusterRow, cluster_key
 from copper.model.errors import NotFound
@@ -19,10 +21,15 @@ Moment = Annotated[float | None, Query(ge=0, le=1e11, allow_inf_nan=False)]
 
 def routes(accounts: Accounts, book: Book, principal: Callable[..., Any]) -> APIRouter:
     """`principal` is a dependency that gives the Principal who asks."""
-    router = APIRouter(prefix="/v1")
+    router = APIRouter(prefix="/v1", tags=["usage"], dependencies=[allow("admin", "user")])
     asks = Depends(principal)
 
-    @router.get("/usage")
+    @router.get(
+        "/usage",
+        operation_id="list_usage",
+        summary="What virtual clusters or users have used",
+        responses=problems(NotFound),
+    )
     async def usage(
         cluster: str | None = None,
         user: str | None = None,
@@ -36,7 +43,12 @@ def routes(accounts: Accounts, book: Book, principal: Callable[..., Any]) -> API
         owner = user if who.sees_all else who.name
         return accounts.usage(cluster, owner, begin, end, by)
 
-    @router.get("/clusters/{name}/usage")
+    @router.get(
+        "/clusters/{name}/usage",
+        operation_id="list_cluster_usage",
+        summary="What a virtual cluster has used",
+        responses=problems(NotFound),
+    )
     async def cluster_usage(
         name: str, begin: Moment = None, end: Moment = None, who: Principal = asks
     ) -> list[Usage]:

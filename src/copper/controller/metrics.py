@@ -25,6 +25,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from copper.controller.access import allow
 from copper.controller.accounts import Accounts
 from copper.controller.book import Book
 from copper.controller.hosts import Hosts
@@ -267,7 +268,7 @@ class Measured:
 
 def routes(metrics: Metrics, principal: Callable[..., Any]) -> APIRouter:
     """GET /metrics, for administrators: it names everybody's virtual clusters."""
-    router = APIRouter()
+    router = APIRouter(dependencies=[allow("admin")])
     asks = Depends(principal)
 
     @router.get("/metrics", include_in_schema=False)

@@ -67,6 +67,8 @@ class Replies:
         class KeyedRoute(APIRoute):
             """A route whose requests may carry a key."""
 
+            takes_keys = True
+
             def get_route_handler(self) -> Handler:
                 handle = super().get_route_handler()
                 roles = [d.dependency for d in self.dependencies if isinstance(d.dependency, Roles)]

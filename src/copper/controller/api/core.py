@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from copper.model.api import (
@@ -20,6 +20,8 @@ from copper.model.audit import Difference
 from copper.model.tickets import Ticket, TicketRequest
 
 Progress = Callable[[int, int], None]  # parts done, of how many
+# compares what is written down with what the hosts have; with True, what is safe to mend is mended
+Audit = Callable[[bool], Awaitable[list[Difference]]]
 
 
 class Guests(Protocol):
@@ -63,10 +65,3 @@ class Core(Protocol):
     def host_facts(self) -> list[HostFacts]: ...
     async def images(self) -> list[ImageInfo]: ...
     async def delete_image(self, name: str) -> None: ...
-
-
-class Auditor(Protocol):
-    """Compares what is written down with what the hosts have."""
-
-    async def audit(self) -> list[Difference]: ...
-    async def repair(self) -> list[Difference]: ...

@@ -12,7 +12,7 @@ from fastapi import Request, Response
 from pydantic import TypeAdapter
 
 from copper.controller.access import Access
-from copper.controller.api.core import Auditor, Core
+from copper.controller.api.core import Audit, Core
 from copper.controller.book import Book
 from copper.controller.events import Events
 from copper.controller.operations import Operations, Work
@@ -36,13 +36,13 @@ class Front:
         self,
         book: Book,
         core: Core,
-        auditor: Auditor,
+        audit: Audit,
         access: Access,
         health: Callable[[], Health],
     ) -> None:
         self.book = book
         self.core = core
-        self.auditor = auditor
+        self.audit = audit
         self.access = access
         self.health = health
         self.users = Users(book)

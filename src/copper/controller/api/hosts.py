@@ -109,7 +109,7 @@ def routes(front: Front) -> APIRouter:
         response_model=list[Difference],
     )
     async def audit() -> Response:
-        return Response(_differences.dump_json(await front.auditor.audit()), media_type=JSON)
+        return Response(_differences.dump_json(await front.audit(False)), media_type=JSON)
 
     @router.post(
         "/audit",
@@ -120,7 +120,7 @@ def routes(front: Front) -> APIRouter:
         response_model=list[Difference],
     )
     async def repair() -> Response:
-        return Response(_differences.dump_json(await front.auditor.repair()), media_type=JSON)
+        return Response(_differences.dump_json(await front.audit(True)), media_type=JSON)
 
     return router
 
