@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from copper.controller import accounts as module
+from copper.controller.access import asking
 from copper.controller.accounts import DAY, HOUR, Accounts
 from copper.controller.accounts_api import routes
 from copper.controller.book import Book
@@ -20,9 +21,9 @@ from copper.model.api import HostFacts, HostReport, Vm, VmState, VmUse
 from copper.model.errors import NoRoom
 from copper.model.machine import Shape
 from copper.model.usage import Usage
-from copper.model.users import Principal
+from copper.model.users import Principal, Role
 from copper.store.memory import MemoryStore
-from copper.wire.app import new_app
+from copper.wire.app import App, Receive, Scope, Send, new_app
 
 NOW = 1_800_000_000.0  # begins an hour
 MIB = 1 << 20
@@ -376,25 +377,28 @@ async def _count(steps: list[tuple[str, int, int]]) -> None:
     assert sum(u.cpu_s for u in used) == sum(u.disk_written_bytes for u in used) == total
 
 
+def asked_by(app: App, user: str, role: Role) -> App:
+    """The application as this user's requests find it."""
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["copper.principal"] = Principal(name=user, role=role)
+        await app(scope, receive, send)
+
+    return serve
+
+
 @pytest.fixture
 def ask(place: Place) -> Callable[[str, str], tuple[int, list[str]]]:
     place.accounts.add(report(use(cpu_s=3)), 0)
 
-    def asking(user: str, path: str) -> tuple[int, list[str]]:
+    def asking_as(user: str, path: str) -> tuple[int, list[str]]:
         app = new_app("t", "0")
-        role = "admin" if user == "root" else "user"
-        app.include_router(
-            routes(
-                place.accounts,
-                place.book,
-                lambda: Principal.model_validate({"name": user, "role": role}),
-            )
-        )
-        answer = TestClient(app).get(path)
-        body = answer.json()
-        return answer.status_code, [u["owner"] for u in body] if answer.is_success else []
+        app.include_router(routes(place.accounts, place.book, asking))
+        role: Role = "admin" if user == "root" else "user"
+        answer = TestClient(asked_by(app, user, role)).get(path)
+        return answer.status_code, [u["owner"] for u in answer.json()] if answer.is_success else []
 
-    return asking
+    return asking_as
 
 
 @pytest.mark.parametrize(
@@ -427,9 +431,7 @@ async def test_who_sees_which_usage(
     assert await asyncio.to_thread(ask, user, path) == (status, owners)
 
 
-async def test_many_vms_are_written_in_parts(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_many_vms_are_written_in_parts(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "VMS_A_WRITE", 2)
     for i in range(5):
         await place.put(vm(f"demo-{i}", host=f"h{i}"))

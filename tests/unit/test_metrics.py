@@ -12,17 +12,18 @@ from fastapi import WebSocket
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
+from copper.controller.access import asking
 from copper.controller.capacity import Capacity
 from copper.controller.hosts import Hosts, HttpHost
 from copper.controller.metrics import Measured, Metrics, routes
 from copper.controller.rows import cluster_key, ticket_key, vm_key
 from copper.model.errors import Conflict
 from copper.model.tickets import Ticket
-from copper.model.users import Principal
+from copper.model.users import Role
 from copper.wire.app import new_app
 from copper.wire.http import Peer
 from tests.unit.rules import ROOT
-from tests.unit.test_accounts import Place, new_place, report, use, vm
+from tests.unit.test_accounts import Place, asked_by, new_place, report, use, vm
 
 DASHBOARD = json.loads((ROOT / "docs/grafana/copper.json").read_text())
 MIB = 1 << 20
@@ -124,10 +125,9 @@ async def test_names_follow_the_conventions() -> None:
             assert not family.name.endswith("_total")
 
 
-def asked(metrics: Metrics, role: str) -> list[int]:
+def asked(metrics: Metrics, role: Role) -> list[int]:
     app = new_app("t", "0")
-    who = Principal.model_validate({"name": "x", "role": role})
-    app.include_router(routes(metrics, lambda: who))
+    app.include_router(routes(metrics, asking))
 
     @app.get("/v1/things/{name}")
     async def thing(name: str) -> str:
@@ -142,7 +142,8 @@ def asked(metrics: Metrics, role: str) -> list[int]:
         await socket.accept()
         await socket.close()
 
-    client = TestClient(Measured(app, metrics), raise_server_exceptions=False)
+    served = asked_by(Measured(app, metrics), "x", role)
+    client = TestClient(served, raise_server_exceptions=False)
     with client.websocket_connect("/v1/talk"):
         pass
     paths = ["/v1/things/a", "/v1/things/b", "/v1/things/bad", "/v1/things/worse", "/none/x"]
@@ -150,7 +151,7 @@ def asked(metrics: Metrics, role: str) -> list[int]:
 
 
 @pytest.mark.parametrize(("role", "status"), [("admin", 200), ("user", 403)])
-async def test_requests_are_counted_by_the_pattern_of_their_route(role: str, status: int) -> None:
+async def test_requests_are_counted_by_the_pattern_of_their_route(role: Role, status: int) -> None:
     _, metrics = await measured()
     statuses = await asyncio.to_thread(asked, metrics, role)
     assert statuses == [200, 200, 409, 500, 404, status]
