@@ -8,13 +8,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import signal
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from types import FrameType
 
 from copper.bench import kinds, machine, place
+from copper.bench.interrupts import ended_in_order
 from copper.bench.memory import Floor
 from copper.bench.peers import Peers
 from copper.bench.place import Place, Template
@@ -72,7 +71,7 @@ def main(
     )
     progress = Progress(runs)
     try:
-        with _ended_in_order():
+        with ended_in_order():
             _measure(settings, guests, results, progress)
     except KeyboardInterrupt:
         results.ended = "it was interrupted"
@@ -217,23 +216,3 @@ def _show(results: Results, out: Path, progress: Progress) -> None:
     except ImportError:
         progress.say("no picture: matplotlib is not installed")
     progress.say(f"written: {out / 'bench.json'}, {out / 'bench.png'}")
-
-
-@contextlib.contextmanager
-def _ended_in_order() -> Iterator[None]:
-    """The first Ctrl-C, SIGTERM or hang-up ends the run; what follows does not disturb the cleaning up."""
-    ending = False
-
-    def end(number: int, frame: FrameType | None) -> None:
-        nonlocal ending
-        if not ending:
-            ending = True
-            raise KeyboardInterrupt
-
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, end) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

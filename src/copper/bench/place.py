@@ -190,18 +190,21 @@ def _clear(folder: Path) -> None:
 def a_place(settings: Settings, keep: Path, folder: Path, sockets: Path) -> Iterator[Place]:
     """Starts a Copper that knows the kept templates; at the end it and its VMs are gone."""
     state = folder / "state"
-    shutil.copytree(keep / "images", state / "images", copy_function=os.link)
+    if (keep / "images").exists():
+        shutil.copytree(keep / "images", state / "images", copy_function=os.link)
     with contextlib.suppress(FileNotFoundError):
         shutil.copy(keep / "accelerator.json", state / "accelerator.json")
     mine = dataclasses.replace(settings, state_dir=state, run_dir=sockets)
-    place = Place(mine, folder, _start(mine, folder))
+    place = Place(mine, folder, start(mine, folder))
     try:
         yield place
     finally:
         _end(place)
+        shutil.rmtree(state, ignore_errors=True)  # another place of this run begins anew
 
 
-def _start(settings: Settings, folder: Path) -> subprocess.Popen[bytes]:
+def start(settings: Settings, folder: Path) -> subprocess.Popen[bytes]:
+    """Starts the Copper of a place; it serves when this returns. Raises TimedOut."""
     ready, say = os.pipe()
     environment = {
         **os.environ,
@@ -211,6 +214,7 @@ def _start(settings: Settings, folder: Path) -> subprocess.Popen[bytes]:
         "COPPER_QEMU": settings.qemu,
         "COPPER_ACCEL": settings.accel,
         "COPPER_STANDBYS": str(settings.standbys),
+        "COPPER_FAKE": "1" if settings.fake else "0",
         "COPPER_CPU_RATIO": "1000",  # what is measured is the fork, not the refusal
         "COPPER_READY_FD": str(say),
     }

@@ -52,6 +52,27 @@ def summarize(samples: Sequence[float]) -> Summary:
     return Summary(len(ordered), statistics.median(ordered), ordered[rank - 1], ordered[-1])
 
 
+@dataclasses.dataclass(frozen=True)
+class Tail(Summary):
+    """A summary with p99. Where more is better, p95, p99 and the worst are on the side of the least."""
+
+    p99: float
+
+
+def summarize_tail(samples: Sequence[float], *, more_is_better: bool = False) -> Tail:
+    """As `summarize`, with p99 taken in the same way. Raises ValueError for none."""
+    if not samples:
+        raise ValueError("no samples")
+    ordered = sorted(samples, reverse=more_is_better)
+
+    def rank(share: float) -> float:
+        return ordered[math.ceil(share * len(ordered)) - 1]
+
+    return Tail(
+        len(ordered), statistics.median(ordered), rank(0.95), worst=ordered[-1], p99=rank(0.99)
+    )
+
+
 @dataclasses.dataclass
 class Series:
     """All samples of one kind for one guest under one load."""

@@ -125,9 +125,11 @@ def _load(load: Load) -> str:
     return "" if load == "-" else f"{load}, "
 
 
-def targets(found: Sequence[Verdict]) -> str:
+def targets(
+    found: Sequence[Verdict], title: str = "to reach (idle guests, the worst of the sizes)"
+) -> str:
     """What was to be reached."""
-    rows = [["to reach (idle guests, the worst of the sizes)", "figure", "limit", "", ""]]
+    rows = [[title, "figure", "limit", "", ""]]
     for verdict in found:
         limit = f"{'>=' if verdict.at_least else '<='} {verdict.limit:g} {verdict.unit}"
         figure = f"{number(verdict.figure)} {verdict.unit}" if verdict.figure is not None else "-"

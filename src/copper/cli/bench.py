@@ -1,13 +1,14 @@
-"""`copper bench`: what forks cost here, measured."""
+"""`copper bench`: what forks cost here and what the controller bears, measured."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from copper.cli import here
-from copper.cli.arguments import MEMORY, Number
+from copper.cli.arguments import MEMORY, Amount, Number
 
 
 @click.group()
@@ -46,3 +47,37 @@ def fork(
         out=out,
         settings=here.settings(),
     )
+
+
+class Parts(click.ParamType[tuple[str, ...]]):
+    """Names with commas between them."""
+
+    name = "parts"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        return tuple(part for part in str(value).split(",") if part)
+
+
+@bench.command()
+@click.option(
+    "--only", type=Parts(), default="", help="Of tickets, saturated, scale and recovery, by commas."
+)
+@click.option("--seconds", type=Amount("s", 3600), help="Of tickets at a steady rate; 30.")
+@click.option("--rounds", type=Number("n", 1, 10_000), help="Of saturated and recovery; 10.")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="The folder for bench-controller.json; ./bench when not given.",
+)
+def controller(
+    only: tuple[str, ...], seconds: float | None, rounds: int | None, out: Path | None
+) -> int:
+    """Measure the controller: tickets over HTTP, as many as can be, among 100,000 VMs, after kill -9.
+
+    Prints tables. Exit status 1 when something could not be measured.
+    """
+    from copper.bench.controller import main
+
+    return main(only=only, seconds=seconds, rounds=rounds, out=out, settings=here.settings())
