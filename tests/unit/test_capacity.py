@@ -138,7 +138,7 @@ def test_a_host_that_does_not_answer_takes_nothing_and_loses_nothing() -> None:
     capacity.report(report())
     capacity.seen("vms/a-0", None, vm())
     capacity.forget("h")
-    assert capacity.room("h") is None and capacity.most(1) == 0
+    assert capacity.room("h") is None
     capacity.seen("vms/a-1", None, vm("a-1"))
     assert capacity.hosts["h"].vms == 2
     capacity.report(report(own={"a-0": 64}))
@@ -163,13 +163,6 @@ def test_other_rows_hold_nothing() -> None:
     capacity = Capacity()
     capacity.seen("users/ann", None, Quota())
     assert not capacity.hosts and not capacity.owners and not capacity.clusters
-
-
-def test_what_empty_hosts_would_take_counts_whole_vms_of_each() -> None:
-    capacity = Capacity()
-    capacity.report(report("h", cpus=1, cpu_ratio=3))
-    capacity.report(report("i", cpus=1, cpu_ratio=3))
-    assert [capacity.most(cpus) for cpus in (1, 2, 3, 4)] == [6, 2, 2, 0]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from copper.controller.placement import Room, Wish, fits, missing, place
+from copper.controller.placement import Room, Wish, ever, fits, missing, place
 from copper.model.api import HostFacts, Requirements, Strategy
 from copper.model.errors import NoRoom
 
@@ -237,6 +237,15 @@ def test_a_refusal_says_how_much_there_is_and_what_one_vm_takes() -> None:
         place([room("h", 4), room("i", 5)], wish)
     with pytest.raises(NoRoom, match=r"\(1 processor, "):
         place([], Wish(vms=1, least=1, cpus=1, memory=0))
+
+
+def test_what_empty_hosts_would_take_counts_whole_vms_of_those_that_may() -> None:
+    rooms = [room("h", 0, 0, cpus=2), room("i", -3, 0, cpus=2), room("j", 9, cpus=9, tags=["ssd"])]
+    each = [Wish(vms=99, least=1, cpus=cpus, memory=MIB) for cpus in (1, 3, 4, 5)]
+    assert [ever(rooms[:2], wish) for wish in each] == [16, 4, 4, 2]
+    assert ever(rooms, Wish(99, 1, 6, MIB, requires=Requirements(tags=["ssd"]))) == 6
+    assert ever(rooms, Wish(99, 1, 6, MIB, near="elsewhere")) == 8
+    assert ever(rooms, Wish(99, 1, 1, 1 << 39)) == 6
 
 
 def test_a_few_reasons_stand_for_a_thousand_hosts() -> None:

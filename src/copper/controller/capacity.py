@@ -124,12 +124,6 @@ class Capacity:
     def rooms(self) -> list[Room]:
         return [room for name in self._measured if (room := self.room(name)) is not None]
 
-    def most(self, cpus: int) -> int:
-        """How many VMs of so many processors all hosts would take if they were empty."""
-        return sum(
-            int(one.facts.cpus * one.facts.cpu_ratio) // cpus for one in self._measured.values()
-        )
-
 
 def left_of(held: Sum, most: Limits | Quota, cpus: int, reserved: int) -> int | None:
     """How many more VMs a limit or quota allows; None: it says nothing."""

@@ -14,6 +14,7 @@ from copper.controller.rows import cluster_key, ticket_key, vm_key
 from copper.controller.tickets import Tickets
 from copper.model.api import Frozen, Vm, VmStatus
 from copper.model.errors import BadInput, Conflict, CopperError, NoRoom
+from copper.model.names import check_count
 from copper.model.tickets import Ticket
 from copper.wire.steps import step
 
@@ -82,6 +83,7 @@ class Forks:
         if ticket_id is not None:
             count = self._tickets.to_use(caller, ticket_id).vms
         else:
+            check_count(count)
             if self._tickets.ahead():
                 raise NoRoom(f"no room for {count} clones: others wait for room before this one")
             await self._clusters.look_again(row, count, caller.host)

@@ -59,6 +59,15 @@ def missing(facts: HostFacts, wish: Wish) -> str:
     return ""
 
 
+def ever(rooms: Iterable[Room], wish: Wish) -> int:
+    """How many of the wish's VMs these hosts would take if they were empty."""
+    able = [room.facts for room in rooms if not missing(room.facts, wish)]
+    return sum(
+        fits(Room(facts, int(facts.cpus * facts.cpu_ratio), facts.memory_bytes), wish)
+        for facts in able
+    )
+
+
 def place(rooms: Iterable[Room], wish: Wish) -> dict[str, int]:
     """How many VMs go to which host: as many as fit, up to `vms`. Raises NoRoom below `least`, and says why.
 

@@ -10,6 +10,10 @@ from copper.model.names import MOST_CLONES
 from copper.model.tickets import TicketRequest
 
 
+class OverLimit(NoRoom):
+    """A user's quota, or a virtual cluster's limits, allow no more."""
+
+
 def since_boot() -> float:
     """Seconds that no setting of the clock changes; they go on while the host sleeps."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -12,9 +12,9 @@ from copper.controller.book import Book, now
 from copper.controller.capacity import Capacity, left_of
 from copper.controller.hosts import Hosts
 from copper.controller.line import Line, Waiting
-from copper.controller.placement import Wish, place
-from copper.controller.rows import LIVE, ClusterRow, ticket_key, user_key
-from copper.controller.terms import boot_id, check_request, since_boot
+from copper.controller.placement import Room, Wish, ever, place
+from copper.controller.rows import LIVE, ClusterRow, cluster_key, ticket_key, user_key, vm_key
+from copper.controller.terms import OverLimit, boot_id, check_request, since_boot
 from copper.model.api import HostReport, Vm
 from copper.model.errors import BadInput, Conflict, CopperError, NoRoom, NotFound
 from copper.model.machine import Record
@@ -77,19 +77,24 @@ class Tickets:
         allowed, why = self._allowed(row, cpus, reserved)
         if allowed is not None and allowed < least:
             raise OverLimit(why)
-        wish = Wish(
-            vms=vms if allowed is None else min(vms, allowed),
+        most = vms if allowed is None else min(vms, allowed)
+        return place(self._rooms(near), self._wish(row, most, least, near)), reserved
+
+    def _wish(self, row: ClusterRow, vms: int, least: int, near: str) -> Wish:
+        return Wish(
+            vms=vms,
             least=least,
-            cpus=cpus,
-            memory=reserved,
+            cpus=row.shape.cpus,
+            memory=self._expected(row),
             strategy=row.placement,
             near=near,
             requires=row.requires,
         )
+
+    def _rooms(self, near: str) -> list[Room]:
         one = self._capacity.room(near) if near else None
         # a fork stays where its parent is unless another host can fetch its image
-        rooms = [one] if one is not None and not one.facts.fetches else self._capacity.rooms()
-        return place(rooms, wish), reserved
+        return [one] if one is not None and not one.facts.fetches else self._capacity.rooms()
 
     def _allowed(self, row: ClusterRow, cpus: int, reserved: int) -> tuple[int | None, str]:
         user = self._book.find(user_key(row.owner), User)
@@ -106,17 +111,16 @@ class Tickets:
     # asking
 
     async def request(self, vm: Vm, request: TicketRequest) -> Ticket:
-        """Grants a ticket for as many clones as fit, at least MINVMS of them. Raises NoRoom after the time-out."""
+        """Grants a ticket for as many clones as fit, at least MINVMS of them.
+
+        Raises NoRoom after the time-out, Conflict for a VM that does not run.
+        """
         await step("ticket.asked")
+        self._check_runs(vm)
         row = self._book.cluster(vm.cluster)
         vms = check_request(request, row.shape.cpus)
-        asked = _Asked(
-            vm,
-            vms,
-            request.minvms,
-            request.mincpuspervm,
-            asyncio.get_running_loop().create_future(),
-        )
+        answer = asyncio.get_running_loop().create_future()
+        asked = _Asked(vm, vms, request.minvms, request.mincpuspervm, answer)
         ticket, written = await self._granted(asked, row.owner, request.timeout_ms / 1000)
         try:
             await step("ticket.placed")
@@ -152,6 +156,14 @@ class Tickets:
         finally:
             self._line.leave(place_in_line)
 
+    def _check_runs(self, vm: Vm) -> None:
+        """Raises Conflict for a VM that has ended, or another one's name."""
+        row = self._book.find(vm_key(vm.name), Vm)
+        if row is None or row.ticket != vm.ticket:
+            raise Conflict(f"VM {vm.name} has ended")
+        if row.state not in ("starting", "running", "paused"):
+            raise Conflict(f"VM {vm.name} is {row.state}", advice="only one that runs has tickets")
+
     def _near(self, vm: Vm) -> list[str]:
         return [vm.host] if vm.host in self._hosts.names() else []
 
@@ -162,8 +174,8 @@ class Tickets:
         return NoRoom("request-ticket: others wait for room before this one")
 
     def ahead(self) -> bool:
-        """Whether somebody waits: who asks for room without waiting does not pass them."""
-        return len(self._line) > 0
+        """Whether somebody waits for what others have: who asks without waiting does not pass them."""
+        return any(not self._steps_aside(one) for one in self._line.order({}))
 
     # granting
 
@@ -195,13 +207,14 @@ class Tickets:
     def _grant(self, one: Waiting[_Asked]) -> bool:
         asked = one.request
         try:
+            self._check_runs(asked.vm)
             row = self._book.cluster(asked.vm.cluster)
             places, reserved = self.places(row, asked.vms, asked.least, asked.vm.host)
         except NoRoom as error:
             asked.refused = error
             return False
         except CopperError as error:
-            asked.answer.set_exception(error)  # its virtual cluster has gone
+            asked.answer.set_exception(error)  # it has ended while it waited
             return True
         ticket = self.new(asked.vm, places, asked.mincpuspervm, reserved, "granted", True)
         key = ticket_key(ticket.id)
@@ -210,9 +223,11 @@ class Tickets:
 
     def _steps_aside(self, one: Waiting[_Asked]) -> bool:
         asked = one.request
-        if isinstance(asked.refused, OverLimit):
+        row = self._book.find(cluster_key(asked.vm.cluster), ClusterRow)
+        if row is None or isinstance(asked.refused, OverLimit):
             return True
-        return self._capacity.most(self._book.cluster(asked.vm.cluster).shape.cpus) < asked.least
+        near = asked.vm.host
+        return ever(self._rooms(near), self._wish(row, asked.vms, asked.least, near)) < asked.least
 
     def new(
         self,
@@ -293,7 +308,12 @@ class Tickets:
         while True:
             over = [ticket for ticket in self._book.tickets() if self.is_over(ticket)]
             for ticket in over:
-                if await self._delete(ticket):
+                try:
+                    gone = await self._delete(ticket)
+                except CopperError as error:  # it is tried again
+                    log.error("ticket %s cannot be taken back: %s", ticket.id, error)
+                    continue
+                if gone:
                     log.info("ticket %s was not used and is taken back", ticket.id)
                     await step("ticket.expired")
             await asyncio.sleep(min(1.0, self._expires_s / 10))
@@ -303,7 +323,10 @@ class Tickets:
         for ticket in self._book.tickets():
             if ticket.status == "granted" and ticket.boot_id != self._boot_id:
                 key = ticket_key(ticket.id)
-                await self._book.commit(expect={key: ticket}, put={key: self.renewed(ticket)})
+                try:
+                    await self._book.commit(expect={key: ticket}, put={key: self.renewed(ticket)})
+                except CopperError as error:  # it has been used or released meanwhile
+                    log.warning("ticket %s does not begin anew: %s", ticket.id, error)
 
     def renewed(self, ticket: Ticket) -> Ticket:
         """An unused ticket whose time begins now."""
@@ -346,6 +369,11 @@ class Tickets:
             if other.ticket == ticket.id and other.vmid != 0
         ]
 
+    def is_held(self, ticket: Ticket) -> bool:
+        """Whether the VM that asked for it is still there."""
+        vms = self._book.vms(ticket.cluster)
+        return any(vm.vmid == ticket.holder and vm.state in LIVE for vm in vms)
+
     def gone_with(self, vms: list[Vm]) -> list[str]:
         """The keys of tickets that go with these VMs: those that they hold unused, and those of the last clones."""
         if not vms:
@@ -367,7 +395,3 @@ class Tickets:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-
-
-class OverLimit(NoRoom):
-    """A user's quota, or a virtual cluster's limits, allow no more."""
