@@ -36,9 +36,9 @@ class Command:
         run = _COMMANDS.get(self.argv[0].removeprefix("/bin/").removeprefix("/usr/bin/"))
         if run is None:
             known = ", ".join(sorted(_COMMANDS))
-            why = f"{self.argv[0]}: a fake machine runs only {known}"
+            why = f"a fake machine runs only {known}"
             self.guest.forget(self.stream.number)
-            self.stream.take_exit(Exit("exit", self.stream.number, errno=2, message=why[:4096]))
+            self.stream.take_exit(Exit("exit", self.stream.number, errno=2, message=why))
             return
         self.stream.take_started(
             Started("started", self.stream.number, pid=FIRST_PID + self.stream.number)

@@ -8,9 +8,11 @@ from typing import Any, TypeVar
 
 from copper.fake.faults import IN_MESSAGES, Verb
 from copper.fake.hypervisor import FakeHypervisor, RoomRecords
-from copper.fake.room import Room
+from copper.fake.keep import Keep
+from copper.fake.room import Delays, Room
 from copper.host.agent import HostAgent
 from copper.host.controller_link import ControllerLink
+from copper.host.records import FileRecords, Records
 from copper.model.api import (
     Frozen,
     GuestCall,
@@ -45,11 +47,33 @@ class DirectLink(ControllerLink):
         await self._ended(ended)
 
 
+def served_hosts(settings: Settings, controller: ControllerLink) -> list[FakeHost]:
+    """The fake hosts of `copper up --fake`: their machines outlive the process that serves them."""
+    hosts = []
+    settings.state_dir.mkdir(parents=True, exist_ok=True)
+    for number in range(settings.fake_hosts):
+        name = f"fake-{number}"
+        keep = Keep(settings.run_dir / "fake" / name, settings.state_dir / "fake" / name)
+        room = Room(name, keep=keep)
+        delay_s = settings.fake_delay_ms / 1000
+        room.delays = Delays(delay_s, delay_s, delay_s)
+        hosts.append(FakeHost(room, settings, controller, FileRecords(settings.vms_dir / name)))
+    return hosts
+
+
 class FakeHost:
     """One fake host. It is a controller's link to its own agent as well, as HTTP is to a real one."""
 
-    def __init__(self, room: Room, settings: Settings, controller: ControllerLink) -> None:
+    def __init__(
+        self,
+        room: Room,
+        settings: Settings,
+        controller: ControllerLink,
+        records: Records | None = None,
+    ) -> None:
+        """`records`: instead of those in the room's memory."""
         self.room = room
+        self._records = records
         self._settings, self._controller = settings, controller
         self._agent: HostAgent | None = None
         self.make_agent()
@@ -72,7 +96,7 @@ class FakeHost:
             self._settings,
             self._controller,
             hypervisor=hypervisor,
-            records=RoomRecords(hypervisor),
+            records=self._records or RoomRecords(hypervisor),
             name=self.name,
         )
         return self._agent
@@ -84,7 +108,7 @@ class FakeHost:
 
     async def start(self) -> None:
         """A new host agent, which finds the machines of the former one."""
-        await self.make_agent().vms.adopt()
+        await self.make_agent().adopt()
 
     async def _ask(self, verb: Verb, work: Callable[[HostAgent], Awaitable[T]]) -> T:
         """A message to the agent and its answer. What is planned for it happens."""

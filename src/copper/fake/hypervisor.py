@@ -20,6 +20,7 @@ from copper.model.machine import Identity, Needs, Shape
 from copper.vmm.capabilities import Verdict
 
 PAGE = 4096
+_FIELDS = tuple(VmRecord.model_fields)
 VERDICT = Verdict("tcg", "machines are fake", proven=True)
 
 
@@ -57,10 +58,12 @@ class FakeHypervisor:
 
     def room(self) -> seam.Room:
         place = self.place
+        free = place.room_bytes()
         return seam.Room(
             cpus=place.cpus,
             memory_bytes=place.memory_bytes,
-            free_bytes=place.room_bytes(),
+            free_bytes=free,
+            available_bytes=free if place.runs_out else None,
             disk_bytes=place.disk_bytes,
             disk_free_bytes=place.disk_bytes,
         )
@@ -138,7 +141,7 @@ class FakeHypervisor:
         if self.place.faults:
             await self.place.fault("suspend")
         stored = [(vm, image) for vm, image in frozen if isinstance(image, FakeImage)]
-        self.place.suspended[cluster] = stored
+        self.place.store(cluster, stored)
 
     async def load_cluster(self, cluster: str) -> list[tuple[SuspendedVm, seam.Image]]:
         if self.place.faults:
@@ -151,7 +154,7 @@ class FakeHypervisor:
     async def forget_cluster(self, cluster: str) -> None:
         if self.place.faults:
             await self.place.fault("discard")
-        self.place.suspended.pop(cluster, None)
+        self.place.drop(cluster)
 
     async def clear(self, known: set[str]) -> None:
         for process in list(self.place.processes.values()):
@@ -332,10 +335,16 @@ class RoomRecords:
         self._hypervisor = hypervisor
 
     def write(self, record: VmRecord) -> None:
-        self._hypervisor.place.records[record.identity.name] = record
+        # a tenth of what the record itself takes
+        values = record.__dict__.values()
+        kept = tuple(tuple(value) if isinstance(value, list) else value for value in values)
+        self._hypervisor.place.records[record.identity.name] = kept
 
     def remove(self, name: str) -> None:
         self._hypervisor.place.records.pop(name, None)
 
     def all(self) -> list[VmRecord]:
-        return list(self._hypervisor.place.records.values())
+        return [
+            VmRecord.model_validate(dict(zip(_FIELDS, kept, strict=True)))
+            for kept in self._hypervisor.place.records.values()
+        ]

@@ -17,7 +17,7 @@ from copper.model.machine import Shape
 
 if TYPE_CHECKING:
     from copper.fake.hypervisor import FakeHypervisor
-    from copper.host.records import VmRecord
+    from copper.fake.keep import Keep
     from copper.image.suspended import SuspendedVm
 
 MIB = 1 << 20
@@ -65,6 +65,7 @@ class Room:
         memory_bytes: int = 64 * GIB,
         disk_bytes: int = 1024 * GIB,
         clock: Callable[[], float] = time.monotonic,
+        keep: Keep | None = None,
     ) -> None:
         self.name = name
         self.cpus, self.memory_bytes, self.disk_bytes = cpus, memory_bytes, disk_bytes
@@ -72,6 +73,7 @@ class Room:
         self.own_bytes = 4 * MIB
         self.growth = 0.0
         self.cpu_share = 0.05
+        self.runs_out = False  # whether the host agent guards its memory
         self.delays = Delays()
         self.faults = Faults()
         self.images = {
@@ -80,13 +82,23 @@ class Room:
         }
         self.processes: dict[str, FakeProcess] = {}
         self.frozen: dict[str, FakeImage] = {}
-        self.records: dict[str, VmRecord] = {}
+        self.records: dict[str, tuple[object, ...]] = {}  # see RoomRecords
         self.suspended: dict[str, list[tuple[SuspendedVm, FakeImage]]] = {}
         self._numbers = itertools.count(1)
         self._layer_bytes = 0
         self._still_bytes = 0.0  # own memory of those that do not grow
         self._growing: set[FakeProcess] = set()
         self._serving: FakeHypervisor | None = None
+        self._keep = keep
+        if keep is not None:
+            self._find_again(keep)
+
+    def _find_again(self, keep: Keep) -> None:
+        self.suspended = keep.clusters()
+        for process in keep.machines():
+            self._put(process)
+        last = max((process.pid for process in self.processes.values()), default=FIRST_PID)
+        self._numbers = itertools.count(last - FIRST_PID + 1)
 
     # the host agent's life
 
@@ -181,15 +193,22 @@ class Room:
             raise NoRoom(f"no memory left for a VM on {self.name}")
         pid = FIRST_PID + next(self._numbers)
         process = FakeProcess(pid, name, image.shape, image.layers)
+        if self._keep is not None:
+            self._keep.write(process)
+        self._put(process)
+        return process
+
+    def _put(self, process: FakeProcess) -> None:
         self._share(process.layers)
         self.use(process, self.own_bytes, 0)
         self.processes[process.unit] = process
-        return process
 
     def end(self, process: FakeProcess, reason: str) -> None:
         """It is gone, and whoever watches it is told. Twice has one effect."""
         if self.processes.pop(process.unit, None) is None:
             return
+        if self._keep is not None:
+            self._keep.remove(process)
         process.count(self.clock())
         self._forget(process)
         process.since, process.reason = None, reason
@@ -223,6 +242,18 @@ class Room:
         process.layers = image.layers
         self.use(process, 0, process.growth)
         return image, fresh.bytes
+
+    def store(self, cluster: str, stored: list[tuple[SuspendedVm, FakeImage]]) -> None:
+        """A suspended virtual cluster: it takes no memory. Raises NoRoom."""
+        if self._keep is not None:
+            self._keep.write_cluster(cluster, stored)
+        self.suspended[cluster] = stored
+
+    def drop(self, cluster: str) -> None:
+        """Removes what is stored of it, if anything is."""
+        if self._keep is not None:
+            self._keep.remove_cluster(cluster)
+        self.suspended.pop(cluster, None)
 
     def hold(self, shape: Shape, layers: tuple[Layer, ...]) -> FakeImage:
         """An image in the host's memory, until `discard`."""
@@ -263,7 +294,7 @@ class Room:
         elif thing == "memory-file":
             self.discard(name)
         elif thing == "suspended":
-            self.suspended.pop(name, None)
+            self.drop(name)
 
     async def fault(self, verb: Verb, process: FakeProcess | None = None) -> None:
         """What was planned for this verb happens here. Raises CopperError."""

@@ -39,6 +39,7 @@ class Settings:
     tls_key: str = ""
     fake: bool = False  # machines without QEMU, for tests and simulations
     fake_hosts: int = 1
+    fake_delay_ms: float = 0.0  # what each thaw, freeze and end of a fake machine takes
 
     @property
     def api_socket(self) -> Path:
@@ -87,6 +88,7 @@ _VARIABLES = {
     "COPPER_TLS_KEY": "tls_key",
     "COPPER_FAKE": "fake",
     "COPPER_FAKE_HOSTS": "fake_hosts",
+    "COPPER_FAKE_DELAY_MS": "fake_delay_ms",
 }
 
 

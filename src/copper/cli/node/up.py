@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import select
 import subprocess
@@ -16,7 +17,7 @@ import click
 
 from copper.cli import here
 from copper.cli.output import say
-from copper.model.errors import CopperError, Refused, TimedOut
+from copper.model.errors import Conflict, CopperError, Refused, TimedOut
 from copper.model.settings import Settings
 
 if TYPE_CHECKING:
@@ -27,9 +28,14 @@ START_S = 60.0  # a machine with many VMs finds all of them again first
 
 @click.command()
 @click.option("--foreground", is_flag=True, help="Serve in this process until SIGTERM or Ctrl-C.")
-def up(foreground: bool) -> None:
+@click.option(
+    "--fake", is_flag=True, help="Machines without QEMU, to try Copper's commands and API."
+)
+def up(foreground: bool, fake: bool) -> None:
     """Start Copper on this machine, in the background. One that runs already is left as it is."""
     settings = here.settings()
+    if fake:
+        settings = dataclasses.replace(settings, fake=True)
     if foreground:
         from copper.node import serve
 
@@ -37,12 +43,16 @@ def up(foreground: bool) -> None:
             serve(settings)
         return
     health, started = ensure_up(settings)
+    if settings.fake and health.accelerator != "fake":
+        raise Conflict("Copper runs already, with real machines", advice="copper down ends it")
     say(f"Copper {'runs' if started else 'runs already'}: {describe(health)}")
 
 
 def describe(health: Health) -> str:
     """One line about a Copper that serves."""
-    accelerator = {"kvm": "KVM", "tcg": "emulation"}.get(health.accelerator, health.accelerator)
+    accelerator = {"kvm": "KVM", "tcg": "emulation", "fake": "fake machines"}.get(
+        health.accelerator, health.accelerator
+    )
     if not health.accelerator_proven:
         accelerator += " if the first image's guest runs with it"
     return f"version {health.version}, process {health.pid}, {accelerator}, state in {health.state_dir}"
@@ -109,6 +119,7 @@ def environment_of(settings: Settings) -> dict[str, str]:
         "COPPER_RUN_DIR": str(settings.run_dir),
         "COPPER_NATIVE_DIR": str(settings.native_dir),
         "COPPER_CPU_RATIO": f"{settings.cpu_ratio:g}",
+        "COPPER_FAKE": str(int(settings.fake)),
     }
 
 
