@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from copper.client import check
 from copper.client.api import Api
@@ -30,6 +30,8 @@ class Client(Api):
     the Operation instead of its result. What creates something has one effect, also when the
     connection broke and it was asked again.
     """
+
+    records: ClassVar[dict[str, str]] = {**Api.records, "Change": "copper.model.operations"}
 
     def health(self, *, timeout_s: float = READ_S) -> Health:
         """That it serves, and which it is."""
@@ -58,7 +60,7 @@ class Client(Api):
             state = now["state"] if isinstance(now, dict) else now.state
             if state != "running":
                 return now
-            if left <= LOOK_S and deadline is not None:
+            if deadline is not None and time.monotonic() >= deadline:
                 raise TimedOut(f"operation {id} runs on after {timeout_s:g} s")
 
     # streams

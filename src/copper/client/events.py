@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import select
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from http.client import HTTPResponse
 from typing import TYPE_CHECKING, Any
 
 from copper.client import check, http
@@ -69,7 +69,7 @@ def follow(
         pause_s = min(2 * pause_s, AGAIN_S[1])
 
 
-def events_of(answer: HTTPResponse) -> Iterator[Event]:
+def events_of(answer: io.BufferedIOBase) -> Iterator[Event]:
     """The events of one connection, until it ends; one without data has only a position."""
     position: str | None = None
     name, data = "", list[str]()

@@ -59,7 +59,8 @@ def remote(url: str, token: str, ca: str = "") -> Target:
         host, port = parts.hostname or "", parts.port
     except ValueError as error:
         raise BadInput(f"COPPER_URL={shown!r}: {error}", advice=_EXAMPLE) from None
-    if parts.scheme not in PORTS or not host or not url.isascii() or not url.isprintable():
+    readable = url.isascii() and url.isprintable() and " " not in url
+    if parts.scheme not in PORTS or not host or not readable:
         raise BadInput(f"COPPER_URL={shown!r}", advice=_EXAMPLE)
     if parts.path not in ("", "/") or parts.query or parts.fragment or "@" in parts.netloc:
         raise BadInput(f"COPPER_URL={shown!r} has more than a host and a port", advice=_EXAMPLE)
