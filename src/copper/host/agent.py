@@ -13,6 +13,7 @@ from copper.host.use import vm_use
 from copper.host.vms import Vms
 from copper.host.whole_clusters import WholeClusters
 from copper.model.api import HostFacts, HostReport, ImageInfo
+from copper.model.audit import Inventory
 from copper.model.settings import Settings
 from copper.vmm.capabilities import Verdict
 
@@ -84,6 +85,11 @@ class HostAgent:
             vms=[vm_use(vm.identity, vm.machine) for vm in self.vms.all()],
             ended=self.vms.lately_ended.all(),
         )
+
+    async def inventory(self) -> Inventory:
+        """All that is here of Copper's, and the VMs that this agent looks after."""
+        found = await self.hypervisor.found()
+        return Inventory(host=self.name, vms=self.vms.states(), found=found)
 
     def images(self) -> list[ImageInfo]:
         """Stored images; one that is damaged is listed as such, so that it can be deleted."""

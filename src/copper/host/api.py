@@ -22,6 +22,7 @@ from copper.model.api import (
     VmLimits,
     VmStatus,
 )
+from copper.model.audit import Inventory, Thing
 
 
 def routes(agent: HostAgent, others: Sequence[HostAgent] = ()) -> APIRouter:
@@ -134,6 +135,17 @@ def routes(agent: HostAgent, others: Sequence[HostAgent] = ()) -> APIRouter:
     @router.delete("/clusters/{cluster}/suspended", status_code=204)
     async def forget(cluster: str) -> Response:
         await agent.whole.forget(cluster)
+        return Response(status_code=204)
+
+    @router.get("/inventory")
+    async def inventory() -> Inventory:
+        return await agent.inventory()
+
+    @router.post("/mend", status_code=204)
+    async def mend(
+        thing: Annotated[Thing, Body()], name: Annotated[str, Body(max_length=4096)]
+    ) -> Response:
+        await agent.hypervisor.mend(thing, name)
         return Response(status_code=204)
 
     @router.get("/suspended")

@@ -17,6 +17,7 @@ from copper.host.streams import PulledFile, Stream
 from copper.image.freeze import Pause
 from copper.image.suspended import SuspendedVm
 from copper.model.api import ImageInfo, VmLimits
+from copper.model.audit import Found
 from copper.model.machine import Identity, Needs, Shape
 from copper.vmm.capabilities import Verdict
 
@@ -240,6 +241,12 @@ class Hypervisor(Protocol):
 
     async def clear(self, known: set[str]) -> None:
         """Ends machines that are none of the known units, and removes what nobody uses."""
+
+    async def found(self) -> list[Found]:
+        """All that the host has of this Copper's, read from the system."""
+
+    async def mend(self, thing: str, name: str) -> None:
+        """Removes a thing that `found` says, if nobody uses it. Raises BadInput, Refused."""
 
     @property
     def standbys(self) -> int:

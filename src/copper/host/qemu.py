@@ -14,6 +14,7 @@ from pathlib import Path
 from copper.host.cgroups import find_groups
 from copper.host.console import remove_log
 from copper.host.hypervisor import Image, Listener, Room
+from copper.host.inventory import Held, Place
 from copper.host.qemu_machine import QemuMachine
 from copper.host.records import VmRecord
 from copper.host.standbys import Standbys
@@ -26,11 +27,12 @@ from copper.image.store import ImageStore
 from copper.image.suspended import SuspendedStore, SuspendedVm
 from copper.image.thaw import check_needs, thaw
 from copper.model.api import ImageInfo
-from copper.model.errors import CopperError, NoRoom, NotFound
+from copper.model.audit import Found
+from copper.model.errors import CopperError, NoRoom, NotFound, Refused
 from copper.model.machine import Identity, Needs, Shape
 from copper.model.settings import Settings
 from copper.vmm.capabilities import Verdict, accelerator_verdict, needs_of, probe_qemu
-from copper.vmm.process import QemuProcess, strays
+from copper.vmm.process import STARTING, QemuProcess, strays
 
 log = logging.getLogger(__name__)
 
@@ -51,8 +53,11 @@ class QemuHypervisor:
         self._templates: dict[str, QemuImage] = {}
         self._frozen: dict[str, QemuImage] = {}
         self._machines: set[QemuMachine] = set()
+        self._thawing: dict[str, str] = {}
+        self._storing: set[str] = set()
         self._loading = asyncio.Lock()
         self._suspended = SuspendedStore(settings)
+        self._place = Place(settings, self.groups, self._suspended)
         self._stored = {found.cluster: found for found in self._suspended.readable()}
 
     @property
@@ -150,6 +155,7 @@ class QemuHypervisor:
         assert isinstance(image, QemuImage)
         process = await self._standbys.take(image.shape, image.needs)
         machine: QemuVm | None = None
+        self._thawing[process.unit] = identity.name
         # a kernel that was not asked for long takes 20 ms for it: as long as a thaw
         grouping = asyncio.create_task(
             asyncio.to_thread(self.groups.put, identity.name, process.pid, image.shape)
@@ -172,6 +178,8 @@ class QemuHypervisor:
             await self.groups.remove(identity.name)
             remove_log(self._log(identity.name))
             raise
+        finally:
+            del self._thawing[process.unit]
 
     def _connect(self, name: str, machine: QemuVm, listener: Listener) -> QemuMachine:
         made = QemuMachine(
@@ -196,7 +204,11 @@ class QemuHypervisor:
         self, cluster: str, frozen: Sequence[tuple[SuspendedVm, Image]]
     ) -> None:
         images = [(vm, image) for vm, image in frozen if isinstance(image, QemuImage)]
-        stored = await asyncio.to_thread(self._suspended.store, cluster, images)
+        self._storing.add(cluster)
+        try:
+            stored = await asyncio.to_thread(self._suspended.store, cluster, images)
+        finally:
+            self._storing.discard(cluster)
         self._stored[cluster] = stored
 
     async def load_cluster(self, cluster: str) -> list[tuple[SuspendedVm, Image]]:
@@ -260,6 +272,35 @@ class QemuHypervisor:
         for path in self.settings.disks_dir.glob("*.qcow2"):
             if path not in used:
                 path.unlink()
+
+    async def found(self) -> list[Found]:
+        images = [Found(thing="image", name=name) for name in self.store.names()]
+        return images + await asyncio.to_thread(self._place.found, self._held())
+
+    def _held(self) -> Held:
+        units = dict.fromkeys({*self._standbys.units(), *STARTING}, "(standby)")
+        units |= self._thawing
+        disks: dict[Path, str] = {}
+        layers: dict[str, str] = {}
+        for image in self._frozen.values():
+            disks |= dict.fromkeys(image.disks, "(frozen)")
+            layers |= dict.fromkeys((layer.id for layer in image.layers), "(frozen)")
+        for image in self._templates.values():
+            layers |= dict.fromkeys((layer.id for layer in image.layers), "(template)")
+        for machine in list(self._machines):
+            units[machine.unit] = machine.name
+            disks |= dict.fromkeys(machine.disks, machine.name)
+        return Held(units, disks, layers, frozenset(self._storing))
+
+    async def mend(self, thing: str, name: str) -> None:
+        held = self._held()
+        if thing == "suspended" and name in self._stored:
+            here = [vm for vm in self._stored[name].sizes() if vm in held.vms]
+            if here:
+                raise Refused(f"VM {here[0]} of suspended {name} is here")
+            await self.forget_cluster(name)
+            return
+        await self._place.mend(thing, name, held)
 
     @property
     def standbys(self) -> int:

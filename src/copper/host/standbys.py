@@ -34,6 +34,10 @@ class Standbys:
     def __len__(self) -> int:
         return sum(len(queue) for queue in self._waiting.values())
 
+    def units(self) -> set[str]:
+        """The units of those that wait."""
+        return {process.unit for queue in self._waiting.values() for process in queue}
+
     async def take(self, shape: Shape, needs: Needs) -> QemuProcess:
         """A process that waits for a state of this shape: the caller owns it now. Raises CopperError."""
         key = (shape, needs)

@@ -52,6 +52,12 @@ class Vms:
     def all(self) -> list[Vm]:
         return list(self._vms.values())
 
+    def states(self) -> dict[str, VmState]:
+        """Those that it looks after, also those that begin or end now."""
+        others: dict[str, VmState] = dict.fromkeys(self._starting, "starting")
+        others |= dict.fromkeys(self._ending, "ending")
+        return others | {vm.name: vm.state for vm in self._vms.values()}
+
     def __contains__(self, name: str) -> bool:
         return name in self._vms
 

@@ -29,6 +29,7 @@ from copper.vmm.layers import LayerControl
 from copper.vmm.qmp import Monitor
 
 SOCKETS = ("qmp", "port", "console", "layers")
+STARTING: set[str] = set()  # units of this process's QEMUs that nobody has yet
 OOM_SCORE = 500  # of 1000: a kernel without memory chooses a QEMU, and never the host agent
 
 
@@ -113,6 +114,7 @@ class QemuProcess:
         folder = settings.run_dir / "q" / secrets.token_hex(6)
         folder.mkdir(parents=True)
         process = cls(folder, shape, needs)
+        STARTING.add(process.unit)
         try:
             process._spawn(settings, boot)
             await process._connect()
@@ -124,6 +126,8 @@ class QemuProcess:
             if isinstance(error, CopperError) and said:
                 raise CopperError(f"QEMU did not start: {said}") from error
             raise
+        finally:
+            STARTING.discard(process.unit)
         return process
 
     @classmethod
