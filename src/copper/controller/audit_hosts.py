@@ -147,29 +147,32 @@ def of_clusters(view: View, inventory: Inventory) -> Iterator[Finding]:
     """What is suspended is stored on its host, and nothing is there of virtual clusters that have no VM for it."""
     host = inventory.host
     running = {view.cluster_of(name) for name in inventory.vms}
-    suspended = view.suspended_on.get(host, set())
-    here = running | view.clusters_on.get(host, set())
+    suspended = view.suspended_on.get(host, {})
+    may_store = suspended.keys() | {name for names in suspended.values() for name in names}
+    here = running | view.clusters_on.get(host, {}).keys()
     stored: set[str] = set()
     for one in inventory.found:
+        cluster = one.vm if one.vm in view.clusters else view.cluster_of(one.vm) or one.vm
         if one.thing == "suspended":
             stored.add(one.vm)
             # as long as its VMs run here, they may stand on these files
-            used, safe, says = one.vm in suspended, one.vm not in running, "is not suspended here"
+            used, safe, says = one.vm in may_store, cluster not in running, "is not suspended here"
         elif one.thing == "namespace":
             used, safe, says = one.vm in here, True, "has no VM here"
         else:
             continue
         if not used:
-            whose = f"virtual cluster {one.vm}, whose it is, {says}" if one.vm else "it is nobody's"
             yield finding(
                 one.thing,
                 one.name,
-                whose,
+                f"{one.vm}, whose it is, {says}" if one.vm else "it is nobody's",
                 host=host,
                 action="remove" if safe else "",
-                about=cluster_key(one.vm),
-                cluster=one.vm,
+                about=cluster_key(cluster),
+                cluster=cluster,
             )
-    for name in suspended - stored:
-        says = "it is suspended, and not stored there"
-        yield finding("suspended", name, says, host=host, about=cluster_key(name), cluster=name)
+    for cluster, names in suspended.items():
+        if cluster not in stored and (lost := sorted(names - stored)):
+            says = f"{', '.join(lost[:5])}: suspended, and not stored there"
+            about = cluster_key(cluster)
+            yield finding("suspended", cluster, says, host=host, about=about, cluster=cluster)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import functools
 from collections.abc import Iterable, Mapping
@@ -51,20 +50,20 @@ class View:
         return rows[table].get(name) if table in rows else None
 
     @functools.cached_property
-    def clusters_on(self) -> Mapping[str, set[str]]:
-        """By host, the virtual clusters that have VMs there, suspended ones included."""
+    def clusters_on(self) -> Mapping[str, Mapping[str, set[str]]]:
+        """By host and virtual cluster, the VMs that are there, suspended ones included."""
         return self._clusters_in((*HELD, "suspended"))
 
     @functools.cached_property
-    def suspended_on(self) -> Mapping[str, set[str]]:
-        """By host, the virtual clusters that have suspended VMs there."""
+    def suspended_on(self) -> Mapping[str, Mapping[str, set[str]]]:
+        """By host and virtual cluster, the VMs that are suspended there."""
         return self._clusters_in(("suspended",))
 
-    def _clusters_in(self, states: tuple[str, ...]) -> Mapping[str, set[str]]:
-        found: dict[str, set[str]] = collections.defaultdict(set)
+    def _clusters_in(self, states: tuple[str, ...]) -> Mapping[str, Mapping[str, set[str]]]:
+        found: dict[str, dict[str, set[str]]] = {}
         for vm in self.vms.values():
             if vm.state in states:
-                found[vm.host].add(vm.cluster)
+                found.setdefault(vm.host, {}).setdefault(vm.cluster, set()).add(vm.name)
         return found
 
     def cluster_of(self, name: str) -> str:
