@@ -12,7 +12,6 @@ from copper.fake.keep import Keep
 from copper.fake.room import Delays, Room
 from copper.host.agent import HostAgent
 from copper.host.controller_link import ControllerLink
-from copper.host.records import FileRecords, Records
 from copper.model.api import (
     Frozen,
     GuestCall,
@@ -57,23 +56,15 @@ def served_hosts(settings: Settings, controller: ControllerLink) -> list[FakeHos
         room = Room(name, keep=keep)
         delay_s = settings.fake_delay_ms / 1000
         room.delays = Delays(delay_s, delay_s, delay_s)
-        hosts.append(FakeHost(room, settings, controller, FileRecords(settings.vms_dir / name)))
+        hosts.append(FakeHost(room, settings, controller))
     return hosts
 
 
 class FakeHost:
     """One fake host. It is a controller's link to its own agent as well, as HTTP is to a real one."""
 
-    def __init__(
-        self,
-        room: Room,
-        settings: Settings,
-        controller: ControllerLink,
-        records: Records | None = None,
-    ) -> None:
-        """`records`: instead of those in the room's memory."""
+    def __init__(self, room: Room, settings: Settings, controller: ControllerLink) -> None:
         self.room = room
-        self._records = records
         self._settings, self._controller = settings, controller
         self._agent: HostAgent | None = None
         self.make_agent()
@@ -96,7 +87,7 @@ class FakeHost:
             self._settings,
             self._controller,
             hypervisor=hypervisor,
-            records=self._records or RoomRecords(hypervisor),
+            records=RoomRecords(hypervisor),
             name=self.name,
         )
         return self._agent
@@ -210,14 +201,7 @@ class FakeHost:
         return await self._ask("suspended", work)
 
     async def inventory(self) -> Inventory:
-        async def work(agent: HostAgent) -> Inventory:
-            vms = {vm.name: vm.state for vm in agent.vms.all()}
-            return Inventory(host=self.name, vms=vms, found=self.room.inventory())
-
-        return await self._ask("inventory", work)
+        return await self._ask("inventory", lambda agent: agent.inventory())
 
     async def mend(self, thing: str, name: str) -> None:
-        async def work(_: HostAgent) -> None:
-            self.room.mend(thing, name)
-
-        await self._ask("mend", work)
+        await self._ask("mend", lambda agent: agent.hypervisor.mend(thing, name))

@@ -15,6 +15,7 @@ from copper.host.records import VmRecord
 from copper.image.freeze import Pause
 from copper.image.suspended import SuspendedVm
 from copper.model.api import ImageInfo, VmLimits
+from copper.model.audit import Found
 from copper.model.errors import CopperError, NotFound
 from copper.model.machine import Identity, Needs, Shape
 from copper.vmm.capabilities import Verdict
@@ -160,6 +161,12 @@ class FakeHypervisor:
         for process in list(self.place.processes.values()):
             if process.unit not in known:
                 self.place.end(process, "no VM needs it")
+
+    async def found(self) -> list[Found]:
+        return self.place.found()
+
+    async def mend(self, thing: str, name: str) -> None:
+        self.place.mend(thing, name)
 
     @property
     def standbys(self) -> int:
@@ -329,19 +336,16 @@ class FakeMachine:
 
 
 class RoomRecords:
-    """The records of a room's VMs, in its memory; those of a host agent that was killed change nothing."""
+    """The records of a room's VMs; those of a host agent that was killed change nothing."""
 
     def __init__(self, hypervisor: FakeHypervisor) -> None:
         self._hypervisor = hypervisor
 
     def write(self, record: VmRecord) -> None:
-        # a tenth of what the record itself takes
-        values = record.__dict__.values()
-        kept = tuple(tuple(value) if isinstance(value, list) else value for value in values)
-        self._hypervisor.place.records[record.identity.name] = kept
+        self._hypervisor.place.write_down(record)
 
     def remove(self, name: str) -> None:
-        self._hypervisor.place.records.pop(name, None)
+        self._hypervisor.place.forget(name)
 
     def all(self) -> list[VmRecord]:
         return [

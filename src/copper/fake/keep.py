@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from copper.fake.process import FakeImage, FakeProcess, Layer
+from copper.host.records import FileRecords
 from copper.image.suspended import SuspendedVm
 from copper.model.errors import NoRoom
 from copper.model.machine import Record, Shape
@@ -34,8 +35,9 @@ class Keep:
     """Files of one room: its machines are gone when the host is switched off, suspended clusters are not."""
 
     def __init__(self, run_dir: Path, state_dir: Path) -> None:
-        self._machines, self._suspended = run_dir, state_dir
-        for folder in (run_dir, state_dir):
+        self._machines, self._suspended = run_dir, state_dir / "suspended"
+        self.records = FileRecords(state_dir / "vms")
+        for folder in (self._machines, self._suspended):
             folder.mkdir(parents=True, exist_ok=True)
 
     def write(self, process: FakeProcess) -> None:

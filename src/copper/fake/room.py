@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 from copper.fake.faults import DURING, Faults, Verb
 from copper.fake.process import FIRST_PID, LONGEST_STACK, FakeImage, FakeProcess, Layer
 from copper.model.audit import Found
-from copper.model.errors import CopperError, NoRoom, NotFound, Refused
+from copper.model.errors import BadInput, CopperError, NoRoom, NotFound, Refused
 from copper.model.machine import Shape
 
 if TYPE_CHECKING:
     from copper.fake.hypervisor import FakeHypervisor
     from copper.fake.keep import Keep
+    from copper.host.records import VmRecord
     from copper.image.suspended import SuspendedVm
 
 MIB = 1 << 20
@@ -82,7 +83,7 @@ class Room:
         }
         self.processes: dict[str, FakeProcess] = {}
         self.frozen: dict[str, FakeImage] = {}
-        self.records: dict[str, tuple[object, ...]] = {}  # see RoomRecords
+        self.records: dict[str, tuple[object, ...]] = {}
         self.suspended: dict[str, list[tuple[SuspendedVm, FakeImage]]] = {}
         self._numbers = itertools.count(1)
         self._layer_bytes = 0
@@ -95,6 +96,7 @@ class Room:
 
     def _find_again(self, keep: Keep) -> None:
         self.suspended = keep.clusters()
+        self.records = {record.identity.name: values_of(record) for record in keep.records.all()}
         for process in keep.machines():
             self._put(process)
         last = max((process.pid for process in self.processes.values()), default=FIRST_PID)
@@ -270,31 +272,51 @@ class Room:
 
     # what an audit sees
 
-    def inventory(self) -> list[Found]:
-        """All that is here, whoever knows of it."""
+    def found(self) -> list[Found]:
+        """All that is here, and whose it is."""
         found = [
-            Found(thing="process", name=process.unit, vm=process.name)
-            for process in self.processes.values()
+            Found(
+                thing="process",
+                name=process.unit,
+                vm=process.name if process.machine else "",
+                detail="" if process.machine else f"it was {process.name}",
+            )
+            for process in list(self.processes.values())
         ]
-        found += [Found(thing="record", name=name, vm=name) for name in self.records]
-        found += [Found(thing="memory-file", name=image) for image in self.frozen]
-        found += [
-            Found(thing="suspended", name=cluster, vm=vm.identity.name)
-            for cluster, stored in self.suspended.items()
-            for vm, _ in stored
-        ]
+        found += [Found(thing="record", name=name, vm=name) for name in list(self.records)]
+        found += [Found(thing="memory-file", name=image, vm="(frozen)") for image in self.frozen]
+        found += [Found(thing="suspended", name=cluster, vm=cluster) for cluster in self.suspended]
         return found
 
     def mend(self, thing: str, name: str) -> None:
-        """Removes one thing that an inventory had. Of no effect when it is gone."""
-        if thing == "process" and name in self.processes:
-            self.end(self.processes[name], "no VM needs it")
+        """Removes one thing that was found, if nobody uses it. Raises BadInput, Refused."""
+        held = {process.name for process in self.processes.values() if process.machine}
+        if thing == "process":
+            process = self.processes.get(name)
+            if process is not None and process.machine is not None:
+                raise Refused(f"fake machine {name} is VM {process.name}")
+            if process is not None:
+                self.end(process, "no VM needs it")
         elif thing == "record":
-            self.records.pop(name, None)
-        elif thing == "memory-file":
-            self.discard(name)
+            if name in held:
+                raise Refused(f"VM {name} runs")
+            self.forget(name)
         elif thing == "suspended":
             self.drop(name)
+        else:
+            raise BadInput(f"a fake host has no {thing} to be removed")
+
+    def write_down(self, record: VmRecord) -> None:
+        """A VM's record. Raises NoRoom."""
+        if self._keep is not None:
+            self._keep.records.write(record)
+        self.records[record.identity.name] = values_of(record)
+
+    def forget(self, name: str) -> None:
+        """A VM's record goes, if there is one."""
+        if self._keep is not None:
+            self._keep.records.remove(name)
+        self.records.pop(name, None)
 
     async def fault(self, verb: Verb, process: FakeProcess | None = None) -> None:
         """What was planned for this verb happens here. Raises CopperError."""
@@ -312,6 +334,12 @@ class Room:
         """Takes so long."""
         if delay_s:
             await asyncio.sleep(delay_s)
+
+
+def values_of(record: VmRecord) -> tuple[object, ...]:
+    """A record's values in the order of its fields: a tenth of the memory that the record takes."""
+    values = record.__dict__.values()
+    return tuple(tuple(value) if isinstance(value, list) else value for value in values)
 
 
 def refused(what: str) -> CopperError:

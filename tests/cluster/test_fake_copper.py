@@ -1,0 +1,103 @@
+"""`copper up --fake` as a process, and the commands that people give it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run() -> Iterator[Run]:
+    """Runs a command line against a fake Copper of three hosts; at the end nothing of it runs."""
+    with tempfile.TemporaryDirectory(prefix="cu-") as folder:
+        environment = {
+            **os.environ,
+            "COPPER_RUN_DIR": f"{folder}/run",
+            "COPPER_STATE_DIR": f"{folder}/state",
+            "COPPER_NATIVE_DIR": f"{folder}/nothing-is-built",
+            "COPPER_QEMU": "no-such-qemu",
+            "COPPER_FAKE_HOSTS": "3",
+        }
+
+        def given(*argv: str, stdin: str = "") -> tuple[int, str, str]:
+            module = argv[0].replace("-", "_")
+            code = f"from copper.cli.{module} import main; main()"
+            done = subprocess.run(
+                [sys.executable, "-c", code, *argv[1:]],
+                env=environment,
+                input=stdin,
+                capture_output=True,
+                text=True,
+                timeout=120,
+            )
+            return done.returncode, done.stdout, done.stderr
+
+        try:
+            yield given
+        finally:
+            assert given("copper", "down")[0] == 0
+            left = [path for path in Path(folder, "run", "fake").rglob("*") if path.is_file()]
+            assert not left
+
+
+def out_of(done: tuple[int, str, str]) -> str:
+    status, out, err = done
+    assert (status, err) == (0, ""), err
+    return out
+
+
+def test_commands_work_as_with_real_machines(run: Run) -> None:
+    said = out_of(run("copper", "up", "--fake"))
+    assert "fake machines" in said
+    assert out_of(run("copper", "up", "--fake")).startswith("Copper runs already: ")
+    hosts = json.loads(out_of(run("gc-host", "list", "--format", "json")))
+    assert [host["name"] for host in hosts] == ["fake-0", "fake-1", "fake-2"]
+
+    out_of(run("gc-vc", "create", "a", "--image", "micro"))
+    out_of(run("gc-vc", "boot", "a"))
+    assert out_of(run("gc-vm", "exec", "a-0", "--", "gc", "clone", "4")) == "0\n"
+    names = out_of(run("gc-vm", "list", "a", "--format", "name")).split()
+    assert names == [f"a-{vmid}" for vmid in range(5)]
+    assert "fake-0" in out_of(run("gc-vm", "show", "a-3"))
+    assert out_of(run("gc-vm", "exec", "a-3", "--", "gc", "vmid")) == "3\n"
+    assert run("gc-vm", "exec", "a-3", "--", "gc", "ismaster")[0] == 1
+    assert out_of(run("gc-vm", "exec", "a-2", "--", "cat", stdin="kept\n")) == "kept\n"
+    ticket = out_of(run("gc-vm", "exec", "a-0", "--", "gc", "rt", "1", "1", "1", "0")).split()[1]
+    assert out_of(run("gc-vm", "exec", "a-0", "--", "gc", "clone", ticket)) == "0\n"
+
+    # a fake guest refuses what it has not, each in one line
+    for argv in (
+        ("gc-vm", "exec", "a-1", "--", "ls"),
+        ("gc-vm", "console", "a-1"),
+        ("gc-vm", "push", "a-1", "/etc/hostname", "/tmp"),
+        ("gc-vm", "log", "a-1"),
+    ):
+        status, out, err = run(*argv)
+        assert (status != 0, out, err.count("\n")) == (True, "", 1)
+        assert "fake machine" in err
+
+    out_of(run("gc-vc", "kill", "a"))
+    assert out_of(run("gc-vm", "list", "--format", "name")) == ""
+    out_of(run("gc-vc", "delete", "a"))
+
+
+def test_a_node_that_is_killed_finds_its_fake_machines_again(run: Run) -> None:
+    said = out_of(run("copper", "up", "--fake"))
+    out_of(run("gc-vc", "create", "a", "--image", "micro"))
+    out_of(run("gc-vc", "boot", "a"))
+    out_of(run("gc-vm", "exec", "a-0", "--", "gc", "clone", "8"))
+    before = out_of(run("gc-vm", "list", "--format", "json"))
+    os.kill(int(said.split("process ")[1].split(",")[0]), signal.SIGKILL)
+    out_of(run("copper", "up", "--fake"))
+    assert out_of(run("gc-vm", "list", "--format", "json")) == before
+    assert out_of(run("gc-vm", "exec", "a-8", "--", "hostname")) == "a-8\n"
