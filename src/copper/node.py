@@ -12,17 +12,19 @@ import logging
 import os
 import resource
 import signal
-import socket
 import sys
 from collections.abc import Iterator
 
 import httpx2
-import uvicorn
 
 import copper
-from copper.controller.api import routes as controller_routes
+from copper.controller.access import Access, asking
+from copper.controller.accounts_api import routes as usage_routes
+from copper.controller.api import Front, install
 from copper.controller.core import Core
 from copper.controller.hosts import Host, HttpHost
+from copper.controller.metrics import Measured
+from copper.controller.metrics import routes as metrics_routes
 from copper.host.agent import HostAgent
 from copper.host.api import routes as host_routes
 from copper.host.controller_link import ControllerLink
@@ -32,6 +34,8 @@ from copper.model.settings import Settings, from_environment
 from copper.store.sqlite import SqliteStore
 from copper.wire.app import new_app
 from copper.wire.http import Peer
+from copper.wire.serve import Listener, address_of, tcp_socket, unix_socket
+from copper.wire.serve import serve as serve_http
 
 log = logging.getLogger(__name__)
 
@@ -45,27 +49,6 @@ def _alone(settings: Settings) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise Conflict(f"Copper runs already in {settings.run_dir}") from None
-        yield
-
-
-def _listen(settings: Settings) -> socket.socket:
-    path = settings.api_socket
-    path.unlink(missing_ok=True)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    sock.bind(str(path))
-    path.chmod(0o600)
-    sock.listen(512)
-    return sock
-
-
-class _Server(uvicorn.Server):
-    """A server that ends when told to; uvicorn's own then raises the signal again, before VMs are let go."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.handle_exit, number, None)
         yield
 
 
@@ -102,43 +85,47 @@ def _health(settings: Settings, agent: HostAgent) -> Health:
 
 
 async def _serve(settings: Settings) -> None:
+    address = address_of(settings)
     app = new_app("Copper", copper.__version__)
-    # the same requests as over a network, without one
-    transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
-    peer = Peer(httpx2.AsyncClient(transport=transport, base_url="http://copper"))
-    hosts = links(settings, peer)
-    agents = [agent for agent, _ in hosts.values()]
     store = SqliteStore(settings.state_dir / "state.sqlite")
     await store.open()
     core = Core(store, ticket_expires_s=settings.ticket_expires_s, report_s=settings.report_s)
+    access = Access(core.book)
+    # the same requests as over a network, without one
+    inside = httpx2.ASGITransport(app=access.guarded(app), raise_app_exceptions=False)
+    client = httpx2.AsyncClient(
+        transport=inside, base_url="http://copper", headers=access.own_headers
+    )
+    peer = Peer(client)
+    hosts = links(settings, peer)
+    agents = [agent for agent, _ in hosts.values()]
     for name, (_, link) in hosts.items():
         core.hosts.add(name, link)
-    app.include_router(controller_routes(core, lambda: _health(settings, agents[0])))
-    app.include_router(host_routes(agents[0], agents[1:]))
+    front = Front(core.book, core, core.audit, access, lambda: _health(settings, agents[0]))
+    install(
+        app,
+        front,
+        usage_routes(core.accounts, core.book, asking),
+        metrics_routes(core.metrics, asking),
+        host_routes(agents[0], agents[1:]),
+    )
+    served = Measured(app, core.metrics)
     try:
         await asyncio.gather(*(agent.adopt() for agent in agents))
-        server = _Server(
-            uvicorn.Config(
-                app,
-                log_config=None,
-                access_log=False,
-                lifespan="off",
-                timeout_graceful_shutdown=2,
-                ws_max_size=1 << 20,
-                ws_ping_interval=None,
-            )
-        )
-        async with core.working():
-            with _listen(settings) as sock:
-                log.info("serving on %s", settings.api_socket)
-                _say_ready()
-                await server.serve(sockets=[sock])
+        async with contextlib.AsyncExitStack() as open_:
+            await open_.enter_async_context(core.working())
+            await open_.enter_async_context(front.working())
+            unix = open_.enter_context(unix_socket(settings.api_socket))
+            listeners = [Listener(access.trusted(served), unix)]
+            if address is not None:
+                tcp = open_.enter_context(tcp_socket(address))
+                listeners.append(Listener(access.guarded(served), tcp, address))
+            await serve_http(listeners, _say_ready)
     finally:
         for agent in agents:
             await agent.leave()
         await peer.close()
         await store.close()
-        settings.api_socket.unlink(missing_ok=True)
 
 
 def serve(settings: Settings) -> None:

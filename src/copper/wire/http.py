@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import httpx2
@@ -18,10 +19,17 @@ class Peer:
         self._client = client
 
     async def request(
-        self, method: str, path: str, body: Record | None = None, *, timeout_s: float = 120
+        self,
+        method: str,
+        path: str,
+        body: Record | dict[str, Any] | None = None,
+        *,
+        timeout_s: float = 120,
     ) -> Any:
         """The answer's JSON, None for an empty one. Raises CopperError of the class that was answered."""
-        content = body.model_dump_json() if body is not None else None
+        content = None
+        if body is not None:
+            content = body.model_dump_json() if isinstance(body, Record) else json.dumps(body)
         headers = {"content-type": "application/json"} if body is not None else None
         try:
             response = await self._client.request(
