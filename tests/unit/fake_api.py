@@ -74,7 +74,7 @@ def page_of(rows: list[dict[str, Any]], request: Request, name: str = "name") ->
     query = request.query_params
     if "after" in query:
         rows = [row for row in rows if row[name] > query["after"]]
-    for field in ("cluster", "owner", "state"):
+    for field in ("cluster", "host", "owner", "state"):
         rows = [row for row in rows if query.get(field) in (None, row.get(field))]
     headers = {}
     if len(rows) > 2:
@@ -178,10 +178,10 @@ def fake_app(files: dict[str, bytes]) -> FastAPI:
     async def vm(name: str) -> Any:
         return known(VMS, name, "VM")
 
-    @app.delete("/v1/vms/{name}", status_code=204)
-    async def kill_vm(name: str) -> Response:
+    @app.post("/v1/vms/{name}/kill")
+    async def kill_vm(name: str, request: Request) -> Any:
         known(VMS, name, "VM")
-        return Response(status_code=204)
+        return work(request, Response(status_code=204))
 
     @app.post("/v1/vms/{name}/clone")
     async def clone(name: str, request: Request) -> Any:
@@ -258,6 +258,12 @@ def fake_app(files: dict[str, bytes]) -> FastAPI:
     @app.get("/v1/operations/{id}")
     async def operation(id: str) -> Any:
         return known(OPERATIONS, id, "operation")
+
+    @app.get("/v1/operations/{id}/wait")
+    async def wait(id: str, timeout_s: float = 60) -> Any:
+        if (found := known(OPERATIONS, id, "operation"))["state"] == "running":
+            await asyncio.sleep(timeout_s)
+        return found
 
     @app.post("/v1/operations/{id}/cancel")
     async def cancel(id: str) -> Any:

@@ -99,7 +99,7 @@ ASKED = {
     "copper token revoke ann k3x9": ("DELETE", "/v1/users/ann/tokens/k3x9", None),
     "copper operation cancel op-1": ("POST", "/v1/operations/op-1/cancel", None),
     f"copper ticket release {TICKET}": ("DELETE", f"/v1/tickets/{TICKET}", None),
-    "gc-vm kill demo-1": ("DELETE", "/v1/vms/demo-1", None),
+    "gc-vm kill demo-1": ("POST", "/v1/vms/demo-1/kill", None),
 }
 
 
@@ -141,6 +141,14 @@ cpus                  no limit
 memory (MiB)          4096
 cpus of a vm          no limit
 memory of a vm (MiB)  no limit
+""",
+    "gc-host list": """\
+NAME  VMS  STANDBYS  CPUS  PROMISED    MEMORY      FREE  PROMISED  ACCELERATOR  QEMU    TAGS
+here    2         1     4         4  5631 MiB  2048 MiB   128 MiB  tcg          7.2.22  ssd rack-1
+""",
+    "gc-host stat here --format csv": """\
+name,vms,standbys,cpus,memory_bytes,free_bytes,accelerator,qemu,tags
+here,2,1,4,5904531456,2147483648,tcg,7.2.22,ssd rack-1
 """,
     "gc-vm clone demo-0 2": "demo-1\ndemo-2\n",
     "gc-vm clone demo-0 2 --no-wait": "op-1\n",
@@ -215,7 +223,11 @@ def test_usage_asks_for_a_time(capfd: pytest.CaptureFixture[str]) -> None:
     [
         ("copper operation wait op-3", 4, "copper: no room for it\n"),
         ("copper operation wait op-4", 5, "copper: operation op-4 was cancelled\n"),
-        ("copper operation wait op-1 --timeout 1", 6, "copper: operation op-1 runs on after 1 s\n"),
+        (
+            "copper operation wait op-1 --timeout 1s",
+            6,
+            "copper: operation op-1 runs on after 1 s\n",
+        ),
         ("copper operation cancel op-2", 5, "copper: operation op-2 is over\n"),
         ("copper operation show nosuch", 3, "copper: there is no operation 'nosuch'\n"),
         ("copper ticket release nosuch", 3, "copper: there is no ticket 'nosuch'\n"),

@@ -15,9 +15,13 @@ HEAD = """\
 
 Made by `python -m copper.cli.reference > docs/reference/cli.md`; the commands' own `--help` says the same.
 
-They speak to the Copper whose [settings](settings.md) their environment names. Results go to standard
-output and everything else to standard error. An error is one line, `gc-vm: what is wrong (what to do)`;
-`COPPER_DEBUG=1` shows a traceback with it.
+They speak to the Copper of this machine, whose [settings](settings.md) their environment names, or to another one:
+`COPPER_URL=https://HOST:PORT` says where, `COPPER_TOKEN` who asks, and `COPPER_CA=FILE` which authority made its
+certificate ([how](../how-to/users.md)). `copper up`, `down`, `doctor`, `image build`, `demo` and `bench` are about this
+machine, whatever these say.
+
+Results go to standard output and everything else to standard error. An error is one line,
+`gc-vm: what is wrong (what to do)`; `COPPER_DEBUG=1` shows a traceback with it.
 
 | exit status | |
 | --- | --- |
@@ -26,12 +30,15 @@ output and everything else to standard error. An error is one line, `gc-vm: what
 | 2 | wrong usage: nothing was asked of Copper |
 | 3 | not found |
 | 4 | refused: not allowed, no room, or an image that is damaged or foreign |
-| 5 | contradicts the current state |
+| 5 | contradicts the current state; `copper audit`: there are differences |
 | 6 | timed out |
-| 7 | partly done: standard error names what was not |
+| 7 | partly done: standard error names what was not; `copper audit --repair`: differences are left |
 | 130, 141 | ended by Ctrl-C; whoever read the output went away |
 
 `gc-vm exec` gives the exit status of the command that it ran.
+
+`--no-wait` prints the id of an operation at once: `copper operation` shows, waits for and cancels it. A command that
+was cut off asks again by itself, and what it asked for is done once.
 
 Every listing takes `--format`: `table` for people, `json` for the [API](api.md)'s own body, `csv` with a line
 of field names first, `name` for the names alone. JSON is stable; the table is not.

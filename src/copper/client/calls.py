@@ -50,17 +50,16 @@ class Client(Api):
 
         return follow(self, cluster, after, patience_s)
 
-    def wait_operation(self, id: str, timeout_s: float | None = None) -> Operation:
+    def wait_operation(self, id: str, *, timeout_s: float | None = None) -> Operation:
         """The operation once it is over, however it ended. Raises TimedOut after `timeout_s`."""
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        began = time.monotonic()
         while True:
-            left = LOOK_S if deadline is None else deadline - time.monotonic()
-            now = self.operation(id, wait_s=max(0.0, min(left, LOOK_S)))
+            left = LOOK_S if timeout_s is None else began + timeout_s - time.monotonic()
+            now = super().wait_operation(id, timeout_s=round(max(0.0, min(left, LOOK_S)), 3))
             # a raw client has it as JSON
-            state = now["state"] if isinstance(now, dict) else now.state
-            if state != "running":
+            if (now["state"] if isinstance(now, dict) else now.state) != "running":
                 return now
-            if deadline is not None and time.monotonic() >= deadline:
+            if timeout_s is not None and time.monotonic() - began >= timeout_s:
                 raise TimedOut(f"operation {id} runs on after {timeout_s:g} s")
 
     # streams

@@ -7,14 +7,13 @@ from typing import Any
 import click
 
 from copper.cli import here
-from copper.cli.host.list import COLUMNS
+from copper.cli.host.list import COLUMNS, HELD
 from copper.cli.listing import format_option, show_row
 from copper.cli.output import say
 from copper.model.errors import BadInput
 
 MIB = 1 << 20
 MB = 1_000_000
-RUNS = ("starting", "running", "paused", "ending")  # a suspended VM takes disk only
 
 
 @click.command()
@@ -31,9 +30,10 @@ def stat(host: str, form: str) -> None:
     api = here.api()
     facts = api.host(host)
     if form != "table":
-        show_row(facts, COLUMNS, form)
+        columns = [column for column in COLUMNS if column.title != "promised"]
+        show_row(facts, columns, form)
         return
-    vms = [vm for vm in api.vms() if vm["host"] == host and vm["state"] in RUNS]
+    vms = [vm for vm in api.vms(host=host) if vm["state"] in HELD]
     clusters = {vm["cluster"] for vm in vms}
     used = {
         storage

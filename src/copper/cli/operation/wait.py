@@ -21,7 +21,7 @@ def wait(operation: str, timeout: float | None) -> None:
     """
     from copper.wire.problems import from_problem
 
-    ended = here.client().raw.wait_operation(operation, timeout)
+    ended = here.api().wait_operation(operation, timeout_s=timeout)
     if ended["state"] == "failed":
         raise from_problem(ended["problem"])
     if ended["state"] == "cancelled":

@@ -14,11 +14,11 @@ class AuditApi(Caller):
     """What can be asked about audit. Every call may raise CopperError."""
 
     def audit(self) -> list[Difference]:
-        """Compares."""
+        """Compares what is written down with what the hosts have."""
         answer: list[Difference] = self._ask("list[Difference]", "GET", "/v1/audit")
         return answer
 
     def repair(self) -> list[Difference]:
-        """Compares and mends."""
+        """Compares, and mends what is safe to mend."""
         answer: list[Difference] = self._ask("list[Difference]", "POST", "/v1/audit", keyed=True)
         return answer

@@ -50,7 +50,7 @@ class ClustersApi(Caller):
         limits: Limits | None = None,
         owner: str | None = None,
     ) -> Cluster:
-        """Makes a virtual cluster."""
+        """Makes a virtual cluster of an image."""
         answer: Cluster = self._ask(
             "Cluster",
             "POST",
@@ -78,7 +78,7 @@ class ClustersApi(Caller):
     @overload
     def delete(self, name: str, *, wait: Literal[False]) -> Operation: ...
     def delete(self, name: str, *, wait: bool = True) -> Operation | None:
-        """Forgets it."""
+        """Forgets a virtual cluster that has no VMs."""
         answer: Operation | None = self._ask(
             "None", "DELETE", f"/v1/clusters/{check.a_cluster(name)}", keyed=True, wait=wait
         )
@@ -89,9 +89,46 @@ class ClustersApi(Caller):
     @overload
     def boot(self, name: str, *, wait: Literal[False]) -> Operation: ...
     def boot(self, name: str, *, wait: bool = True) -> Vm | Operation:
-        """Boots."""
+        """Boots the master; answers once its agent has answered."""
         answer: Vm | Operation = self._ask(
             "Vm", "POST", f"/v1/clusters/{check.a_cluster(name)}/boot", keyed=True, wait=wait
+        )
+        return answer
+
+    @overload
+    def limit(
+        self,
+        name: str,
+        *,
+        limits: Limits | None = None,
+        vm_limits: VmLimits | None = None,
+        wait: Literal[True] = True,
+    ) -> Cluster: ...
+    @overload
+    def limit(
+        self,
+        name: str,
+        *,
+        limits: Limits | None = None,
+        vm_limits: VmLimits | None = None,
+        wait: Literal[False],
+    ) -> Operation: ...
+    def limit(
+        self,
+        name: str,
+        *,
+        limits: Limits | None = None,
+        vm_limits: VmLimits | None = None,
+        wait: bool = True,
+    ) -> Cluster | Operation:
+        """Sets what a virtual cluster and each of its VMs may have, live."""
+        answer: Cluster | Operation = self._ask(
+            "Cluster",
+            "PUT",
+            f"/v1/clusters/{check.a_cluster(name)}/limits",
+            body=given(limits=limits, vm_limits=vm_limits),
+            keyed=True,
+            wait=wait,
         )
         return answer
 
@@ -100,7 +137,7 @@ class ClustersApi(Caller):
     @overload
     def kill(self, name: str, *, wait: Literal[False]) -> Operation: ...
     def kill(self, name: str, *, wait: bool = True) -> list[str] | Operation:
-        """Ends."""
+        """Ends all VMs of a virtual cluster, forks under way too, and gives their names."""
         answer: list[str] | Operation = self._ask(
             "list[str]", "POST", f"/v1/clusters/{check.a_cluster(name)}/kill", keyed=True, wait=wait
         )
@@ -111,7 +148,7 @@ class ClustersApi(Caller):
     @overload
     def pause(self, name: str, *, wait: Literal[False]) -> Operation: ...
     def pause(self, name: str, *, wait: bool = True) -> list[str] | Operation:
-        """Does."""
+        """Stops the processors of all its VMs."""
         answer: list[str] | Operation = self._ask(
             "list[str]",
             "POST",
@@ -126,7 +163,7 @@ class ClustersApi(Caller):
     @overload
     def unpause(self, name: str, *, wait: Literal[False]) -> Operation: ...
     def unpause(self, name: str, *, wait: bool = True) -> list[str] | Operation:
-        """Does."""
+        """Has paused VMs go on."""
         answer: list[str] | Operation = self._ask(
             "list[str]",
             "POST",
@@ -141,7 +178,7 @@ class ClustersApi(Caller):
     @overload
     def suspend(self, name: str, *, wait: Literal[False]) -> Operation: ...
     def suspend(self, name: str, *, wait: bool = True) -> list[str] | Operation:
-        """Does."""
+        """Stores all VMs on disk and ends them: no memory, no processes; a reboot is survived."""
         answer: list[str] | Operation = self._ask(
             "list[str]",
             "POST",
@@ -156,25 +193,12 @@ class ClustersApi(Caller):
     @overload
     def resume(self, name: str, *, wait: Literal[False]) -> Operation: ...
     def resume(self, name: str, *, wait: bool = True) -> list[str] | Operation:
-        """Does."""
+        """Gives every suspended VM back as it was."""
         answer: list[str] | Operation = self._ask(
             "list[str]",
             "POST",
             f"/v1/clusters/{check.a_cluster(name)}/resume",
             keyed=True,
             wait=wait,
-        )
-        return answer
-
-    def limit(
-        self, name: str, *, limits: Limits | None = None, vm_limits: VmLimits | None = None
-    ) -> Cluster:
-        """Limits."""
-        answer: Cluster = self._ask(
-            "Cluster",
-            "PUT",
-            f"/v1/clusters/{check.a_cluster(name)}/limits",
-            body=given(limits=limits, vm_limits=vm_limits),
-            keyed=True,
         )
         return answer

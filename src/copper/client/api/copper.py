@@ -14,6 +14,6 @@ class CopperApi(Caller):
     """What can be asked about copper. Every call may raise CopperError."""
 
     def health(self) -> Health:
-        """That it serves."""
+        """That a Copper serves here, and which; asked without a token."""
         answer: Health = self._ask("Health", "GET", "/v1/health")
         return answer

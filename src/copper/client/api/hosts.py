@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 class HostsApi(Caller):
     """What can be asked about hosts. Every call may raise CopperError."""
 
-    def hosts(self) -> list[HostFacts]:
-        """The hosts."""
-        return list(self.iter_hosts())
+    def hosts(self, *, tag: str | None = None) -> list[HostFacts]:
+        """The hosts that answer."""
+        return list(self.iter_hosts(tag=tag))
 
-    def iter_hosts(self) -> Iterator[HostFacts]:
+    def iter_hosts(self, *, tag: str | None = None) -> Iterator[HostFacts]:
         """The same one by one, asked for page by page."""
-        return self._pages("HostFacts", "/v1/hosts", {})
+        return self._pages("HostFacts", "/v1/hosts", {"tag": tag})
 
     def host(self, name: str) -> HostFacts:
         """One host."""

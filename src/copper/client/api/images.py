@@ -16,7 +16,7 @@ class ImagesApi(Caller):
     """What can be asked about images. Every call may raise CopperError."""
 
     def images(self) -> list[ImageInfo]:
-        """The images."""
+        """The stored images."""
         return list(self.iter_images())
 
     def iter_images(self) -> Iterator[ImageInfo]:
@@ -24,5 +24,5 @@ class ImagesApi(Caller):
         return self._pages("ImageInfo", "/v1/images", {})
 
     def delete_image(self, name: str) -> None:
-        """Deletes."""
+        """Deletes a stored image that no virtual cluster stands on."""
         self._ask("None", "DELETE", f"/v1/images/{check.an_image(name)}", keyed=True)

@@ -24,7 +24,7 @@ class TicketsApi(Caller):
         mincpuspervm: int = 1,
         timeout_ms: int = 0,
     ) -> Ticket:
-        """Reserves."""
+        """Reserves room for clones of a VM; waits up to `timeout_ms` for it."""
         answer: Ticket = self._ask(
             "Ticket",
             "POST",
@@ -57,5 +57,5 @@ class TicketsApi(Caller):
         return answer
 
     def release_ticket(self, id: str) -> None:
-        """Gives a ticket back."""
+        """Gives a ticket back that was not used."""
         self._ask("None", "DELETE", f"/v1/tickets/{check.a_part(id)}", keyed=True)

@@ -23,7 +23,7 @@ class UsageApi(Caller):
         end: float | None = None,
         by: Literal["cluster", "user"] = "cluster",
     ) -> list[Usage]:
-        """Usage."""
+        """What virtual clusters or users have used."""
         answer: list[Usage] = self._ask(
             "list[Usage]",
             "GET",
@@ -35,5 +35,18 @@ class UsageApi(Caller):
                 "end": end,
                 "by": by,
             },
+        )
+        return answer
+
+    def cluster_usage(
+        self, name: str, *, begin: float | None = None, end: float | None = None
+    ) -> list[Usage]:
+        """One entry for each owner that had a virtual cluster of this name, also when it was
+        deleted."""
+        answer: list[Usage] = self._ask(
+            "list[Usage]",
+            "GET",
+            f"/v1/clusters/{check.a_cluster(name)}/usage",
+            query={"begin": begin, "end": end},
         )
         return answer

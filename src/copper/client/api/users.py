@@ -16,7 +16,7 @@ class UsersApi(Caller):
     """What can be asked about users. Every call may raise CopperError."""
 
     def whoami(self) -> Principal:
-        """Who asks."""
+        """Who asks, as Copper knows it."""
         answer: Principal = self._ask("Principal", "GET", "/v1/whoami")
         return answer
 
@@ -42,14 +42,14 @@ class UsersApi(Caller):
         return answer
 
     def user(self, name: str) -> User:
-        """One user."""
+        """One user; users may ask for themselves."""
         answer: User = self._ask("User", "GET", f"/v1/users/{check.a_part(name)}")
         return answer
 
     def change_user(
         self, name: str, *, role: Literal["admin", "user"] | None = None, quota: Quota | None = None
     ) -> User:
-        """Changes."""
+        """Sets a user's role or quota."""
         answer: User = self._ask(
             "User",
             "PATCH",
@@ -60,11 +60,11 @@ class UsersApi(Caller):
         return answer
 
     def delete_user(self, name: str) -> None:
-        """Forgets a user."""
+        """Ends a user and all its tokens; it may own no virtual cluster."""
         self._ask("None", "DELETE", f"/v1/users/{check.a_part(name)}", keyed=True)
 
     def tokens(self, name: str) -> list[Token]:
-        """A user's tokens."""
+        """A user's tokens, without their secrets; users may ask for their own."""
         return list(self.iter_tokens(name=name))
 
     def iter_tokens(self, name: str) -> Iterator[Token]:
@@ -74,7 +74,7 @@ class UsersApi(Caller):
     def create_token(
         self, name: str, *, expires_in_s: float | None = 7776000, note: str = ""
     ) -> IssuedToken:
-        """Makes a token."""
+        """Issues a token; the answer is the only one that has its secret."""
         answer: IssuedToken = self._ask(
             "IssuedToken",
             "POST",
@@ -85,7 +85,7 @@ class UsersApi(Caller):
         return answer
 
     def revoke_token(self, name: str, id: str) -> None:
-        """Revokes."""
+        """Ends a token at once; users may end their own."""
         self._ask(
             "None",
             "DELETE",
