@@ -332,21 +332,6 @@ def not_stored(world: World, data: st.DataObject) -> Named:
     return "suspended", of, host, False
 
 
-def one_vm_not_stored(world: World, data: st.DataObject) -> Named:
-    """Of a host that stores each VM of a suspended cluster by itself."""
-    name = pick(data, world.of("suspended"))
-    of, host = world.vms[name].cluster, world.vms[name].host
-    world.found[host] = [
-        one for one in world.found[host] if (one.thing, one.vm) != ("suspended", of)
-    ]
-    world.found[host] += [
-        Found(thing="suspended", name=of, vm=other.name)
-        for other in world.vms.values()
-        if (other.cluster, other.host) == (of, host) and other.name != name
-    ]
-    return "suspended", of, host, False
-
-
 def stored_for_nobody(world: World, data: st.DataObject) -> Named:
     host = pick(data, list(world.there))
     world.found[host].append(Found(thing="suspended", name="old", vm="gone"))
@@ -419,7 +404,7 @@ BREAKS: list[Break] = [
     vm_of_an_unknown_cluster, vm_twice, vm_elsewhere, vm_not_paused, dead_vm_runs,
     suspended_vm_runs, never_ended, host_is_silent, left_by_the_future,
     namespace_of_a_cluster_without_vms, tap_of_a_suspended_vm, overlay_where_the_vm_was,
-    two_processes, not_stored, one_vm_not_stored, stored_for_nobody, stored_and_running, places_do_not_add_up,
+    two_processes, not_stored, stored_for_nobody, stored_and_running, places_do_not_add_up,
     used_for_nobody, ticket_vanished, ticket_of_no_cluster, granted_but_used,
     more_processors_than_there_are, more_memory_than_there_is, image_vanished,
     lacks("process"), lacks("record"),

@@ -147,18 +147,18 @@ def of_clusters(view: View, inventory: Inventory) -> Iterator[Finding]:
     """What is suspended is stored on its host, and nothing is there of virtual clusters that have no VM for it."""
     host = inventory.host
     running = {view.cluster_of(name) for name in inventory.vms}
-    suspended = view.suspended_on.get(host, {})
-    may_store = suspended.keys() | {name for names in suspended.values() for name in names}
-    here = running | view.clusters_on.get(host, {}).keys()
+    suspended = view.suspended_on.get(host, set())
+    here = running | view.clusters_on.get(host, set())
     stored: set[str] = set()
     for one in inventory.found:
+        # a host that names the VMs of what it stores is understood as well
         cluster = one.vm if one.vm in view.clusters else view.cluster_of(one.vm) or one.vm
         if one.thing == "suspended":
-            stored.add(one.vm)
+            stored.add(cluster)
             # as long as its VMs run here, they may stand on these files
-            used, safe, says = one.vm in may_store, cluster not in running, "is not suspended here"
+            used, safe, says = cluster in suspended, cluster not in running, "is not suspended here"
         elif one.thing == "namespace":
-            used, safe, says = one.vm in here, True, "has no VM here"
+            used, safe, says = cluster in here, True, "has no VM here"
         else:
             continue
         if not used:
@@ -171,8 +171,6 @@ def of_clusters(view: View, inventory: Inventory) -> Iterator[Finding]:
                 about=cluster_key(cluster),
                 cluster=cluster,
             )
-    for cluster, names in suspended.items():
-        if cluster not in stored and (lost := sorted(names - stored)):
-            says = f"{', '.join(lost[:5])}: suspended, and not stored there"
-            about = cluster_key(cluster)
-            yield finding("suspended", cluster, says, host=host, about=about, cluster=cluster)
+    for name in sorted(suspended - stored):
+        says = "it is suspended, and not stored there"
+        yield finding("suspended", name, says, host=host, about=cluster_key(name), cluster=name)

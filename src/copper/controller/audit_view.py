@@ -50,20 +50,20 @@ class View:
         return rows[table].get(name) if table in rows else None
 
     @functools.cached_property
-    def clusters_on(self) -> Mapping[str, Mapping[str, set[str]]]:
-        """By host and virtual cluster, the VMs that are there, suspended ones included."""
+    def clusters_on(self) -> Mapping[str, set[str]]:
+        """By host, the virtual clusters that have VMs there, suspended ones included."""
         return self._clusters_in((*HELD, "suspended"))
 
     @functools.cached_property
-    def suspended_on(self) -> Mapping[str, Mapping[str, set[str]]]:
-        """By host and virtual cluster, the VMs that are suspended there."""
+    def suspended_on(self) -> Mapping[str, set[str]]:
+        """By host, the virtual clusters that have suspended VMs there."""
         return self._clusters_in(("suspended",))
 
-    def _clusters_in(self, states: tuple[str, ...]) -> Mapping[str, Mapping[str, set[str]]]:
-        found: dict[str, dict[str, set[str]]] = {}
+    def _clusters_in(self, states: tuple[str, ...]) -> Mapping[str, set[str]]:
+        found: dict[str, set[str]] = {}
         for vm in self.vms.values():
             if vm.state in states:
-                found.setdefault(vm.host, {}).setdefault(vm.cluster, set()).add(vm.name)
+                found.setdefault(vm.host, set()).add(vm.cluster)
         return found
 
     def cluster_of(self, name: str) -> str:

@@ -19,8 +19,8 @@ class Found(Record):
     """One thing on a host, and the VM or virtual cluster that it is for, as far as it says so itself.
 
     Every VM that the agent looks after has one process and a record. What the agent holds for no VM is `(standby)`'s,
-    `(template)`'s, `(frozen)`'s or `(agent)`'s. A namespace is a virtual cluster's; what is stored of a suspended one
-    is its, or its VMs'. An image's `name` is the stored image's.
+    `(template)`'s, `(frozen)`'s or `(agent)`'s. A namespace, and what is stored of a suspended virtual cluster, is that
+    virtual cluster's. An image's `name` is the stored image's.
     """
 
     thing: Thing
