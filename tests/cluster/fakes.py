@@ -22,7 +22,7 @@ from copper.model.api import (
     VmUse,
 )
 from copper.model.audit import Inventory
-from copper.model.errors import CopperError, NotFound
+from copper.model.errors import Conflict, CopperError, NotFound
 from copper.model.machine import Needs, Shape
 from copper.store.contract import Store
 from copper.store.memory import MemoryStore
@@ -210,15 +210,21 @@ class FakeHost:
 
     async def suspend(self, cluster: str, vms: list[str]) -> None:
         self._check("suspend")
-        stored = self.stored.setdefault(cluster, {})
-        for name in vms:
-            if name in self.running:
-                stored[name] = self.running.pop(name)
-                self.paused.discard(name)
+        stored = self.stored.get(cluster)
+        if stored is None:
+            if gone := [name for name in vms if name not in self.running]:
+                raise NotFound(f"there is no VM {gone[0]}")
+            self.stored[cluster] = {name: self.running.pop(name) for name in vms}
+        elif not set(vms) <= stored.keys():
+            raise Conflict(f"virtual cluster {cluster} is suspended, with other VMs")
         self._answer("suspend")
 
     async def resume(self, cluster: str) -> None:
         self._check("resume")
+        if cluster not in self.stored and not any(
+            order.identity.cluster == cluster for order in self.running.values()
+        ):
+            raise NotFound(f"virtual cluster {cluster} is not suspended on this host")
         self.running |= self.stored.pop(cluster, {})
         self._answer("resume")
 

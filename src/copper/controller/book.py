@@ -121,6 +121,16 @@ class Book:
         while before := {self._writing[key] for key in keys if key in self._writing}:
             await asyncio.wait(before)
 
+    async def cluster_settled(self, name: str) -> None:
+        """Returns when no row of a virtual cluster is being written."""
+        while True:
+            keys = [cluster_key(name)]
+            keys += [vm_key(vm.name) for vm in self.vms(name)]
+            keys += [ticket_key(ticket.id) for ticket in self.tickets(name)]
+            if not any(key in self._writing for key in keys):
+                return
+            await self.settled(*keys)
+
     def submit(
         self,
         *,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from copper.controller.book import Book, now
+from copper.controller.endings import Endings
 from copper.controller.hosts import Hosts
 from copper.controller.rows import LIVE, ClusterRow, cluster_key, ticket_key, vm_key
 from copper.controller.tickets import Tickets
@@ -18,12 +19,12 @@ from copper.model.api import (
     NewCluster,
     ThawOrder,
     Vm,
-    VmEnded,
     VmLimits,
 )
 from copper.model.errors import BadInput, Conflict, CopperError, NoRoom, NotFound
-from copper.model.machine import Identity, Record, Shape, address_of
+from copper.model.machine import Identity, Shape, address_of
 from copper.model.names import check_name, vm_name
+from copper.model.tickets import Ticket
 from copper.store.contract import Changed
 from copper.wire.steps import step
 
@@ -40,10 +41,11 @@ def no_progress(done: int, parts: int) -> None:
 class Clusters:
     """What may be asked of virtual clusters, but for forks and what is done to the whole of one."""
 
-    def __init__(self, book: Book, hosts: Hosts, tickets: Tickets) -> None:
+    def __init__(self, book: Book, hosts: Hosts, tickets: Tickets, endings: Endings) -> None:
         self._book = book
         self._hosts = hosts
         self._tickets = tickets
+        self._endings = endings
 
     # reading
 
@@ -74,8 +76,16 @@ class Clusters:
     async def images(self) -> list[ImageInfo]:
         """Stored images of all hosts, by name, with the virtual clusters that stand on them."""
         names = self._hosts.names()[:ASKED_FOR_IMAGES]
-        found = await asyncio.gather(*(self._hosts.get(name).images() for name in names))
-        images = {image.name: image for here in reversed(found) for image in here}
+        found = await asyncio.gather(
+            *(self._hosts.get(name).images() for name in names), return_exceptions=True
+        )
+        lists = [here for here in found if not isinstance(here, BaseException)]
+        for failure in found:  # those of a host that does not answer are on others too
+            if isinstance(failure, BaseException) and not (
+                lists and isinstance(failure, CopperError)
+            ):
+                raise failure
+        images = {image.name: image for here in reversed(lists) for image in here}
         users: dict[str, list[str]] = {}
         for row in self._book.clusters():
             users.setdefault(row.image, []).append(row.name)
@@ -118,7 +128,11 @@ class Clusters:
         except Changed:
             raise Conflict(f"virtual cluster {new.name!r} exists") from None
         await step("create.written")
-        await self._warm(row)
+        try:
+            await self._warm(row)
+        except CopperError:  # such as an image that is damaged: nothing is left
+            await self._book.commit(expect={key: row}, delete=[key])
+            raise
         await step("create.warmed")
         return self.shown(row)
 
@@ -147,7 +161,7 @@ class Clusters:
 
     async def delete(self, name: str) -> None:
         """Forgets a virtual cluster. Raises Conflict while it has VMs."""
-        await self._settled(name)
+        await self._book.cluster_settled(name)
         row = self._book.cluster(name)
         vms = self._book.vms(name)
         if any(vm.state in LIVE or vm.state == "ending" for vm in vms):
@@ -198,6 +212,7 @@ class Clusters:
                     await self._hosts.get(vm.host).limit(vm.name, row.vm_limits)
                 raise
         key = cluster_key(name)
+        await self._book.settled(key)
         row = self._book.cluster(name)
         await self._book.commit(expect={key: row}, put={key: row.model_copy(update=changes)})
         return self.show(name)
@@ -208,7 +223,7 @@ class Clusters:
         """Starts the master from the image's template. Raises Conflict when the cluster has VMs, NoRoom."""
         row = self._book.cluster(name)
         await self.look_again(row, 1, "")
-        await self._settled(name)
+        await self._book.cluster_settled(name)
         row = self._book.cluster(name)
         old = self._book.vms(name)
         if any(vm.state in LIVE or vm.state == "ending" for vm in old):
@@ -225,23 +240,27 @@ class Clusters:
             vm_key(master.name): master,
             ticket_key(own.id): own,
         }
-        await asyncio.shield(
-            self._book.submit(
-                expect={cluster_key(name): row}, put=put, delete=[vm_key(vm.name) for vm in old]
-            )
+        written = self._book.submit(
+            expect={cluster_key(name): row}, put=put, delete=[vm_key(vm.name) for vm in old]
         )
         try:
+            await asyncio.shield(written)
             await step("boot.planned")
             progress(0, 1)
             await self._hosts.get(master.host).thaw(self.order(row, master, [], row.image))
             await step("boot.thawed")
             vm = (await self.running([master]))[0]
         except BaseException:
-            await asyncio.shield(self.undo([master], [ticket_key(own.id)]))
+            await asyncio.shield(self._undo_boot(written, master, own))
             raise
         await step("boot.written")
         progress(1, 1)
         return vm
+
+    async def _undo_boot(self, written: asyncio.Task[int], master: Vm, own: Ticket) -> None:
+        failed = (await asyncio.gather(written, return_exceptions=True))[0]
+        if not isinstance(failed, BaseException):
+            await self._endings.undo([master], [ticket_key(own.id)])
 
     async def look_again(self, row: ClusterRow, least: int, near: str) -> None:
         """Where there seems to be no room, hosts are measured anew: what ended lately has given its memory back."""
@@ -249,11 +268,6 @@ class Clusters:
             self._tickets.places(row, least, least, near)
         except NoRoom:
             await self._hosts.refresh(*([near] if near else []))
-
-    async def _settled(self, name: str) -> None:
-        keys = [vm_key(vm.name) for vm in self._book.vms(name)]
-        tickets = [ticket_key(ticket.id) for ticket in self._book.tickets(name)]
-        await self._book.settled(cluster_key(name), *keys, *tickets)
 
     def new_vm(
         self,
@@ -306,65 +320,6 @@ class Clusters:
             expect={vm_key(vm.name): vm for vm in vms}, put={vm_key(vm.name): vm for vm in done}
         )
         return done
-
-    async def undo(
-        self, vms: Sequence[Vm], tickets: Iterable[str] = (), restore: Mapping[str, Record] = {}
-    ) -> None:
-        """Ends VMs that were begun, and forgets them and `tickets`; what they stood on is as `restore` has it.
-
-        One whose host does not answer is ended when it does, and holds what it was to have until then.
-        """
-        await self._end_on_hosts(vms, tickets, restore)
-
-    async def end(self, vms: Sequence[Vm]) -> None:
-        """Ends VMs of one virtual cluster and forgets them; what they had is free on return."""
-        keys = [vm_key(vm.name) for vm in vms]
-        await self._book.settled(*keys)
-        now_there = [found for key in keys if (found := self._book.find(key, Vm)) is not None]
-        going = [vm for vm in now_there if vm.state != "ending"]
-        ending = {vm_key(vm.name): vm.model_copy(update={"state": "ending"}) for vm in going}
-        await asyncio.shield(
-            self._book.submit(expect={vm_key(vm.name): vm for vm in going}, put=ending)
-        )
-        tickets = self._tickets.gone_with(list(now_there))
-        await asyncio.shield(self._end_on_hosts(now_there, tickets))
-
-    async def _end_on_hosts(
-        self, vms: Sequence[Vm], tickets: Iterable[str], restore: Mapping[str, Record] = {}
-    ) -> None:
-        """Releases what the hosts confirm; the rest stays held, and is tried again."""
-        ended = await asyncio.gather(
-            *(self._hosts.get(vm.host).end(vm.name) for vm in vms), return_exceptions=True
-        )
-        await step("kill.ended")
-        gone, left = [], []
-        failure: BaseException | None = None
-        for vm, outcome in zip(vms, ended, strict=True):
-            if isinstance(outcome, BaseException):
-                log.warning("VM %s could not be ended: %s", vm.name, outcome)
-                failure = outcome
-                left.append(vm)
-            else:
-                gone.append(vm)
-        put: dict[str, Record] = {
-            vm_key(vm.name): vm.model_copy(update={"state": "ending"}) for vm in left
-        }
-        if not left:  # in one transaction, so that nobody takes the room in between
-            put |= restore
-        await self._book.commit(put=put, delete=[*(vm_key(vm.name) for vm in gone), *tickets])
-        await step("kill.written")
-        if failure is not None:
-            raise failure
-
-    async def ended(self, ended: VmEnded) -> None:
-        """A VM ended on its own: it stays in the lists, with the reason, until its cluster is killed or booted."""
-        key = vm_key(ended.vm)
-        await self._book.settled(key)
-        vm = self._book.find(key, Vm)
-        if vm is None or vm.state not in ("running", "paused"):
-            return
-        dead = vm.model_copy(update={"state": "dead", "reason": ended.reason})
-        await self._book.commit(put={key: dead}, delete=self._tickets.gone_with([vm]))
 
 
 def _state_of(live: Sequence[str]) -> ClusterState:

@@ -10,10 +10,12 @@ from collections.abc import AsyncIterator
 
 import copper
 from copper.controller.accounts import Accounts
+from copper.controller.audit import audit
 from copper.controller.book import Book
 from copper.controller.calls import Calls
 from copper.controller.capacity import Capacity
 from copper.controller.clusters import Clusters, Progress, no_progress
+from copper.controller.endings import Endings
 from copper.controller.forks import Forks
 from copper.controller.hosts import Hosts
 from copper.controller.learning import Learning
@@ -32,6 +34,7 @@ from copper.model.api import (
     VmEnded,
     VmLimits,
 )
+from copper.model.audit import Difference
 from copper.model.tickets import Ticket, TicketRequest
 from copper.store.contract import Store
 
@@ -50,10 +53,11 @@ class Core:
         self.learning = Learning(self.book)
         self.accounts = Accounts(self.book, report_s)
         self.tickets = Tickets(self.book, self.hosts, self._expected, ticket_expires_s)
-        self.placed = Clusters(self.book, self.hosts, self.tickets)
-        self.forks = Forks(self.book, self.hosts, self.tickets, self.placed)
-        self.whole = Whole(self.book, self.hosts, self.placed, self.forks)
-        self.recovery = Recovery(self.book, self.hosts, self.tickets, self.placed, self.whole)
+        self.endings = Endings(self.book, self.hosts, self.tickets)
+        self.placed = Clusters(self.book, self.hosts, self.tickets, self.endings)
+        self.forks = Forks(self.book, self.hosts, self.tickets, self.placed, self.endings)
+        self.whole = Whole(self.book, self.hosts, self.endings, self.forks)
+        self.recovery = Recovery(self.book, self.hosts, self.tickets, self.endings, self.whole)
         self.calls = Calls(self.book, self.hosts, self)
         self.metrics = Metrics(
             self.book,
@@ -159,11 +163,13 @@ class Core:
         return clones
 
     async def end(self, vms: list[str]) -> None:
-        """Ends VMs of one virtual cluster. Raises NotFound."""
-        await self.placed.end([self.book.vm(name) for name in vms])
+        """Ends VMs of one virtual cluster. Raises NotFound, Conflict (it is suspended, or about to be)."""
+        found = [self.book.vm(name) for name in vms]
+        self.whole.check_apart(found)
+        await self.endings.end(found)
 
     async def ended(self, ended: VmEnded) -> None:
-        await self.placed.ended(ended)
+        await self.endings.ended(ended)
 
     async def request_ticket(self, vm: str, request: TicketRequest) -> Ticket:
         began = time.monotonic()
@@ -184,3 +190,13 @@ class Core:
 
     async def delete_image(self, name: str) -> None:
         await self.placed.delete_image(name)
+
+    # what differs
+
+    def busy(self) -> list[str]:
+        """Virtual clusters that something is being done with at this moment."""
+        return [*self.forks.busy(), *self.whole.busy()]
+
+    async def audit(self, repair: bool) -> list[Difference]:
+        """Compares what is written down with what hosts have; with `repair`, mends what is safe to mend."""
+        return await audit(self.book, self.hosts, self.ended, busy=self.busy, repair=repair)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from copper.controller.book import Book
 from copper.controller.clusters import Clusters, Progress, no_progress
+from copper.controller.endings import Endings
 from copper.controller.hosts import Hosts
 from copper.controller.rows import cluster_key, ticket_key, vm_key
 from copper.controller.tickets import Tickets
@@ -31,12 +32,21 @@ class _Plan:
 class Forks:
     """Clone calls, and those that are under way."""
 
-    def __init__(self, book: Book, hosts: Hosts, tickets: Tickets, clusters: Clusters) -> None:
+    def __init__(
+        self, book: Book, hosts: Hosts, tickets: Tickets, clusters: Clusters, endings: Endings
+    ) -> None:
         self._book = book
         self._hosts = hosts
         self._tickets = tickets
         self._clusters = clusters
+        self._endings = endings
+        # those that are changed as a whole, and until when: not to be forked meanwhile
+        self.closed: dict[str, asyncio.Event] = {}
         self._under_way: dict[str, set[asyncio.Task[list[Vm]]]] = collections.defaultdict(set)
+
+    def busy(self) -> list[str]:
+        """The virtual clusters that are being forked."""
+        return [cluster for cluster, forks in self._under_way.items() if forks]
 
     def of(self, cluster: str) -> list[asyncio.Task[list[Vm]]]:
         """The forks of a virtual cluster that are under way."""
@@ -55,6 +65,11 @@ class Forks:
         A caller that goes away changes nothing: the fork was asked for. Raises NoRoom, NotFound (ticket) or what
         went wrong; nothing is left then, and the ticket is as it was.
         """
+        if caller.cluster in self.closed:
+            raise Conflict(
+                f"virtual cluster {caller.cluster!r} is being changed as a whole",
+                advice="try again",
+            )
         fork = asyncio.create_task(self._clone(caller, count, call, ticket_id, progress))
         forks = self._under_way[caller.cluster]
         forks.add(fork)
@@ -195,11 +210,9 @@ class Forks:
             return
         key = ticket_key(plan.ticket.id)
         if plan.before is None:
-            await self._clusters.undo(plan.clones, [key])
+            await self._endings.undo(plan.clones, [key])
         else:
-            await self._clusters.undo(
-                plan.clones, restore={key: self._tickets.renewed(plan.before)}
-            )
+            await self._endings.undo(plan.clones, restore={key: self._tickets.renewed(plan.before)})
         await step("clone.undone")
 
     async def _release(self, host: str, frozen: asyncio.Task[Frozen]) -> None:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 from copper.controller.book import Book
-from copper.controller.clusters import Clusters, Progress, no_progress
+from copper.controller.capacity import left_of
+from copper.controller.clusters import Progress, no_progress
+from copper.controller.endings import Endings
 from copper.controller.forks import Forks
 from copper.controller.hosts import Hosts
 from copper.controller.placement import Wish, place
-from copper.controller.rows import LIVE, ClusterRow, cluster_key, vm_key
+from copper.controller.rows import LIVE, ClusterRow, cluster_key, user_key, vm_key
+from copper.controller.terms import OverLimit
 from copper.model.api import Vm, VmState
-from copper.model.errors import Conflict, CopperError
+from copper.model.errors import Conflict, CopperError, NoRoom
+from copper.model.users import User
 from copper.wire.steps import step
 
 log = logging.getLogger(__name__)
@@ -23,12 +28,15 @@ log = logging.getLogger(__name__)
 class Whole:
     """Pause and unpause, suspend and resume, kill: each of all VMs of one virtual cluster."""
 
-    def __init__(self, book: Book, hosts: Hosts, clusters: Clusters, forks: Forks) -> None:
+    def __init__(self, book: Book, hosts: Hosts, endings: Endings, forks: Forks) -> None:
         self._book = book
         self._hosts = hosts
-        self._clusters = clusters
+        self._endings = endings
         self._forks = forks
-        self._at_work: set[str] = set()
+
+    def busy(self) -> list[str]:
+        """The virtual clusters that this is at work on."""
+        return sorted(self._forks.closed)
 
     async def pause(self, name: str, progress: Progress = no_progress) -> list[str]:
         """Stops the processors of all VMs; their memory stays. Returns their names. Raises Conflict."""
@@ -44,19 +52,19 @@ class Whole:
             vms = [vm for vm in self._book.vms(name) if vm.state in LIVE]
             self._check(name, vms, (have, want))
             todo = [vm for vm in vms if vm.state == have]
-            done: list[Vm] = []
+            told: list[Vm] = []
             try:
                 for vm in todo:
+                    told.append(vm)  # one that fails may have done it all the same
                     host = self._hosts.get(vm.host)
                     await (host.pause(vm.name) if want == "paused" else host.unpause(vm.name))
-                    done.append(vm)
-                    progress(len(done), len(todo))
+                    progress(len(told), len(todo))
                 verb = "pause" if want == "paused" else "unpause"
                 await step(f"{verb}.ordered")
-                await self._write(todo, want)
+                await self._write(name, todo, want)
                 await step(f"{verb}.written")
             except BaseException:
-                await asyncio.shield(self._as_they_were(done, have))
+                await asyncio.shield(self._as_they_were(told, have))
                 raise
             return [vm.name for vm in vms]
 
@@ -78,116 +86,161 @@ class Whole:
             if vms and all(vm.state == "suspended" for vm in vms):
                 return [vm.name for vm in vms]
             self._check(name, vms, ("running", "paused"))
-            await self._intend(name, "suspend")
-            await step("suspend.planned")
+            try:
+                await self._intend(name, "suspend")
+                await step("suspend.planned")
+            except BaseException:
+                await asyncio.shield(self._intend(name, ""))
+                raise
             return await self.finish_suspend(name, progress)
 
     async def finish_suspend(self, name: str, progress: Progress = no_progress) -> list[str]:
         """Does what is intended; may be repeated."""
         vms = [vm for vm in self._book.vms(name) if vm.state in ("running", "paused")]
-        by_host = _by_host(vms)
-        done: list[str] = []
+        told: list[str] = []
+        done = 0
         try:
-            for host, there in by_host.items():
+            for host, there in _by_host(vms).items():
+                told.append(host)  # one that fails may have done it all the same
                 await self._hosts.get(host).suspend(name, [vm.name for vm in there])
-                done.append(host)
-                progress(sum(len(by_host[one]) for one in done), len(vms))
+                done += len(there)
+                progress(done, len(vms))
             await step("suspend.stored")
         except BaseException:
-            await asyncio.shield(self._back(name, done))
+            await asyncio.shield(self._back(name, told))
             raise
-        await self._write(vms, "suspended", intent="")
+        await asyncio.shield(self._write(name, vms, "suspended", intent=""))
         await step("suspend.written")
         return [vm.name for vm in vms]
 
     async def _back(self, name: str, hosts: Sequence[str]) -> None:
-        """A suspend that failed on one host: those of the others run again."""
+        """A suspend that failed on one host: all run again; a host that fails now is told when it answers."""
         for host in hosts:
-            await self._hosts.get(host).resume(name)
+            try:
+                await self._hosts.get(host).resume(name)
+            except CopperError as error:
+                log.warning("virtual cluster %s is not resumed on %s: %s", name, host, error)
         await self._intend(name, "")
 
     async def resume(self, name: str, progress: Progress = no_progress) -> list[str]:
-        """Gives every VM back as it was. Raises NoRoom: then all stay suspended."""
+        """Gives every VM back as it was, paused or running. Raises NoRoom: then all stay suspended."""
         with self._alone(name):
             vms = [vm for vm in self._book.vms(name) if vm.state in LIVE]
             if vms and all(vm.state == "running" for vm in vms):
                 return [vm.name for vm in vms]
             self._check(name, vms, ("suspended",))
-            for host, there in _by_host(vms).items():
-                await self._room_for(host, there)
+            await self._room_for(name, vms)
+            # from here to the submission nothing else is decided
+            key = cluster_key(name)
             row = self._book.cluster(name)
-            starting = [vm.model_copy(update={"state": "starting"}) for vm in vms]
-            put = {vm_key(vm.name): vm for vm in starting}
-            await self._book.commit(
-                expect={vm_key(vm.name): vm for vm in vms},
-                put={**put, cluster_key(name): row.model_copy(update={"intent": "resume"})},
+            starting = {vm_key(vm.name): vm.model_copy(update={"state": "starting"}) for vm in vms}
+            written = self._book.submit(
+                expect={key: row, **{vm_key(vm.name): vm for vm in vms}},
+                put={**starting, key: row.model_copy(update={"intent": "resume"})},
             )
-            await step("resume.planned")
-            return await self.finish_resume(name, progress)
+            return await self.finish_resume(name, progress, written)
 
-    async def finish_resume(self, name: str, progress: Progress = no_progress) -> list[str]:
-        """Does what is intended; may be repeated."""
+    async def finish_resume(
+        self,
+        name: str,
+        progress: Progress = no_progress,
+        written: asyncio.Task[int] | None = None,
+    ) -> list[str]:
+        """Does what is intended, once that is written; may be repeated."""
         vms = [vm for vm in self._book.vms(name) if vm.state == "starting"]
-        by_host = _by_host(vms)
+        states: dict[str, VmState] = {}
         try:
-            done = 0
-            for host, there in by_host.items():
+            if written is not None:
+                await asyncio.shield(written)
+                await step("resume.planned")
+            for host, there in _by_host(vms).items():
                 await self._hosts.get(host).resume(name)
-                done += len(there)
-                progress(done, len(vms))
+                found = {status.name: status.state for status in await self._hosts.get(host).vms()}
+                states |= {vm.name: found.get(vm.name, "running") for vm in there}
+                progress(len(states), len(vms))
             await step("resume.thawed")
         except BaseException:
             await asyncio.shield(self._suspended_again(name, vms))
             raise
-        await self._write(vms, "running", intent="")
+        await asyncio.shield(self._write(name, vms, states, intent=""))
         await step("resume.written")
         return [vm.name for vm in vms]
 
     async def _suspended_again(self, name: str, vms: Sequence[Vm]) -> None:
         """A host keeps what is stored until all of it runs; those that ran on other hosts are stored anew."""
-        for host, there in _by_host(vms).items():
+        for host in _by_host(vms):
             try:
-                running = {vm.name for vm in await self._hosts.get(host).vms()}
-                names = [vm.name for vm in there if vm.name in running]
-                if names:
-                    await self._hosts.get(host).suspend(name, names)
+                await self._store_again(name, host)
             except CopperError as error:
                 log.warning("virtual cluster %s is not suspended on %s: %s", name, host, error)
-        await self._write(vms, "suspended", intent="")
+        await self._write(name, vms, "suspended", intent="")
 
-    async def _room_for(self, host: str, vms: Sequence[Vm]) -> None:
-        """Raises NoRoom when a host does not take all of them back."""
+    async def _store_again(self, name: str, host: str) -> None:
+        link = self._hosts.get(host)
+        rows = {vm.name for vm in self._book.vms(name) if vm.state in ("starting", "suspended")}
+        names = [status.name for status in await link.vms() if status.name in rows]
+        if names:
+            await link.suspend(name, names)
+
+    async def as_written(self, name: str, host: str) -> None:
+        """A host that lost contact while it suspended or resumed does what is written down. Raises Conflict."""
+        with self._alone(name):
+            there = [vm for vm in self._book.vms(name) if vm.host == host]
+            if any(vm.state in ("running", "paused") for vm in there):
+                await self._hosts.get(host).resume(name)
+            else:
+                await self._store_again(name, host)
+
+    async def _room_for(self, name: str, vms: Sequence[Vm]) -> None:
+        """Returns with the rows settled. Raises NoRoom when a host, or the quota, does not allow all of them."""
         for again in (False, True):
-            room = self._hosts.capacity.room(host)
-            wish = Wish(
-                vms=len(vms),
-                least=len(vms),
-                cpus=vms[0].cpus,
-                memory=max(vm.reserved_bytes for vm in vms),
-                near=host,
-            )
+            await self._book.cluster_settled(name)
             try:
-                place([room] if room is not None else [], wish)
+                self._check_quota(self._book.cluster(name).owner, vms)
+                for host, there in _by_host(vms).items():
+                    self._check_room(host, there)
                 return
-            except CopperError:
+            except NoRoom:
                 if again:
                     raise
-                await self._hosts.refresh(host)
+                await self._hosts.refresh(*_by_host(vms))
+
+    def _check_room(self, host: str, vms: Sequence[Vm]) -> None:
+        room = self._hosts.capacity.room(host)
+        wish = Wish(
+            vms=len(vms),
+            least=len(vms),
+            cpus=vms[0].cpus,
+            memory=max(vm.reserved_bytes for vm in vms),
+            near=host,
+        )
+        place([room] if room is not None else [], wish)
+
+    def _check_quota(self, owner: str, vms: Sequence[Vm]) -> None:
+        user = self._book.find(user_key(owner), User)
+        if user is None:
+            return
+        each = max(vm.reserved_bytes for vm in vms)
+        left = left_of(self._hosts.capacity.owners[owner], user.quota, vms[0].cpus, each)
+        if left is not None and left < len(vms):
+            raise OverLimit(
+                f"user {owner} may have {left} more VMs by their quota, not {len(vms)}",
+                advice="kill others, or have the quota raised",
+            )
 
     async def kill(self, name: str, progress: Progress = no_progress) -> list[str]:
         """Ends all VMs of a virtual cluster; returns their names. It can be booted again."""
         self._book.cluster(name)
-        await self._forks.end(name)
-        vms = self._book.vms(name)
-        progress(0, len(vms))
-        stored = _by_host([vm for vm in vms if vm.state == "suspended"])
-        await self._clusters.end(vms)
-        for host in stored:  # not before: rows of what is no longer stored could never be resumed
-            await self._hosts.get(host).discard(name)
-        progress(len(vms), len(vms))
-        if self._book.cluster(name).intent:
-            await self._intend(name, "")
-        return [vm.name for vm in vms if vm.state in LIVE]
+        while name in self._forks.closed:  # what is half suspended or half resumed is not ended
+            await self._forks.closed[name].wait()
+        with self._alone(name):
+            await self._forks.end(name)
+            await self._book.cluster_settled(name)
+            vms = self._book.vms(name)
+            progress(0, len(vms))
+            await self._endings.end(vms)
+            progress(len(vms), len(vms))
+            return [vm.name for vm in vms if vm.state in LIVE]
 
     async def _intend(self, name: str, intent: Literal["", "suspend", "resume"]) -> None:
         await self._book.settled(cluster_key(name))
@@ -196,18 +249,22 @@ class Whole:
         await self._book.commit(expect={cluster_key(name): row}, put={cluster_key(name): changed})
 
     async def _write(
-        self, vms: Sequence[Vm], state: VmState, intent: Literal["", "keep"] = "keep"
+        self,
+        name: str,
+        vms: Sequence[Vm],
+        state: VmState | Mapping[str, VmState],
+        intent: Literal["", "keep"] = "keep",
     ) -> None:
         """All VMs change their state at once; one that ended meanwhile stays as it is."""
-        keys = [vm_key(vm.name) for vm in vms]
-        await self._book.settled(*keys)
+        await self._book.cluster_settled(name)
         put: dict[str, Vm | ClusterRow] = {}
         for vm in vms:
             now_there = self._book.find(vm_key(vm.name), Vm)
             if now_there is not None and now_there.state == vm.state:
-                put[vm_key(vm.name)] = now_there.model_copy(update={"state": state})
-        if intent == "" and vms:
-            row = self._book.cluster(vms[0].cluster)
+                new = state if isinstance(state, str) else state[vm.name]
+                put[vm_key(vm.name)] = now_there.model_copy(update={"state": new})
+        if intent == "":
+            row = self._book.cluster(name)
             put[cluster_key(row.name)] = row.model_copy(update={"intent": ""})
         await self._book.commit(put=put)
 
@@ -223,26 +280,32 @@ class Whole:
             if vm.state not in states:
                 raise Conflict(f"VM {vm.name} is {vm.state}, not {' or '.join(states)}")
 
-    def _alone(self, name: str) -> _Alone:
+    def check_apart(self, vms: Sequence[Vm]) -> None:
+        """Raises Conflict for VMs that cannot be ended apart from the rest: they are stored, or about to be."""
+        for vm in vms:
+            if vm.cluster in self._forks.closed:
+                raise _being_changed(vm.cluster)
+            if vm.state == "suspended":
+                raise Conflict(
+                    f"VM {vm.name} is suspended", advice=f"gc-vc kill {vm.cluster} ends all"
+                )
+
+    @contextlib.contextmanager
+    def _alone(self, name: str) -> Iterator[None]:
+        """One such verb at a time for each virtual cluster, and no fork of it meanwhile. Raises Conflict."""
         self._book.cluster(name)
-        return _Alone(self._at_work, name)
+        if name in self._forks.closed:
+            raise _being_changed(name)
+        over = self._forks.closed[name] = asyncio.Event()
+        try:
+            yield
+        finally:
+            del self._forks.closed[name]
+            over.set()
 
 
-class _Alone:
-    """One such verb at a time for each virtual cluster. Raises Conflict for the second."""
-
-    def __init__(self, at_work: set[str], name: str) -> None:
-        self._at_work, self._name = at_work, name
-
-    def __enter__(self) -> None:
-        if self._name in self._at_work:
-            raise Conflict(
-                f"virtual cluster {self._name!r} is being changed by another", advice="try again"
-            )
-        self._at_work.add(self._name)
-
-    def __exit__(self, *_: object) -> None:
-        self._at_work.discard(self._name)
+def _being_changed(name: str) -> Conflict:
+    return Conflict(f"virtual cluster {name!r} is being changed by another", advice="try again")
 
 
 def _by_host(vms: Sequence[Vm]) -> dict[str, list[Vm]]:

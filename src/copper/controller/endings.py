@@ -1,0 +1,130 @@
+"""How VMs end: told to, on their own, or undone before they ran. What they had is free once their hosts confirm it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+
+from copper.controller.book import Book
+from copper.controller.hosts import Hosts
+from copper.controller.rows import HELD, LIVE, vm_key
+from copper.controller.tickets import Tickets
+from copper.model.api import Vm, VmEnded
+from copper.model.errors import CopperError
+from copper.model.machine import Record
+from copper.model.tickets import Ticket
+from copper.wire.steps import step
+
+log = logging.getLogger(__name__)
+
+
+class Endings:
+    """Ends VMs of one virtual cluster at a time."""
+
+    def __init__(self, book: Book, hosts: Hosts, tickets: Tickets) -> None:
+        self._book = book
+        self._hosts = hosts
+        self._tickets = tickets
+
+    async def undo(
+        self, vms: Sequence[Vm], tickets: Sequence[str] = (), restore: Mapping[str, Ticket] = {}
+    ) -> None:
+        """Ends VMs that were begun, and forgets them and `tickets`; those of `restore` can be used again.
+
+        One whose host does not answer is ended when it does, and holds what it was to have until then.
+        """
+        failure = await self._end(vms, tickets, restore)
+        if failure is not None and not isinstance(failure, CopperError):
+            raise failure
+
+    async def end(self, vms: Sequence[Vm]) -> None:
+        """Ends VMs of one virtual cluster and forgets them; what they had is free on return.
+
+        Raises what a host says that does not end them: those stay "ending", and it is told again when it answers.
+        """
+        keys = [vm_key(vm.name) for vm in vms]
+        await self._book.settled(*keys)
+        there = [found for key in keys if (found := self._book.find(key, Vm)) is not None]
+        going = {vm_key(vm.name): vm for vm in there if vm.state in LIVE}
+        if going:
+            put = {key: _ending(vm) for key, vm in going.items()}
+            await asyncio.shield(self._book.submit(expect=going, put=put))
+        failure = await asyncio.shield(self._end(there, None))
+        if failure is not None:
+            raise failure
+
+    async def _end(
+        self,
+        vms: Sequence[Vm],
+        tickets: Sequence[str] | None,
+        restore: Mapping[str, Ticket] = {},
+    ) -> BaseException | None:
+        """Releases what the hosts confirm; the rest stays held. `tickets` None: those that go with these VMs."""
+        if not vms:
+            return None
+        failures = await self._on_hosts(vms)
+        await step("kill.ended")
+        await self._book.cluster_settled(vms[0].cluster)
+        # from here to the submission nothing else is decided
+        put: dict[str, Record] = {}
+        delete = [vm_key(vm.name) for vm in vms if vm.name not in failures]
+        for name in failures:
+            row = self._book.find(vm_key(name), Vm)
+            if row is not None and row.state in LIVE:
+                put[vm_key(name)] = _ending(row)
+        if not failures:  # in one transaction, so that nobody takes the room in between
+            put |= {key: ticket for key, ticket in restore.items() if self._tickets.is_held(ticket)}
+            delete += restore.keys() - put.keys()
+        delete += self._tickets.gone_with(list(vms)) if tickets is None else tickets
+        await self._book.commit(put=put, delete=delete)
+        await step("kill.written")
+        return next(iter(failures.values()), None)
+
+    async def _on_hosts(self, vms: Sequence[Vm]) -> dict[str, BaseException]:
+        """Has the hosts end VMs, and forget what they stored of them; returns what failed, by VM."""
+        outcomes = await asyncio.gather(*(self._end_one(vm) for vm in vms), return_exceptions=True)
+        failures = {
+            vm.name: outcome
+            for vm, outcome in zip(vms, outcomes, strict=True)
+            if isinstance(outcome, BaseException)
+        }
+        for host in self._stored_on(vms):
+            try:
+                await self._hosts.get(host).discard(vms[0].cluster)
+            except CopperError as error:
+                failures |= {vm.name: error for vm in vms if vm.host == host}
+        for name, failure in failures.items():
+            log.warning("VM %s could not be ended: %s", name, failure)
+        return failures
+
+    async def _end_one(self, vm: Vm) -> None:
+        await self._hosts.get(vm.host).end(vm.name)
+
+    def _stored_on(self, vms: Sequence[Vm]) -> set[str]:
+        """The hosts that may have stored some of these VMs, and nothing else of their virtual cluster."""
+        going = {vm.name for vm in vms}
+        rest = [vm for vm in self._book.vms(vms[0].cluster) if vm.name not in going]
+        hosts = {vm.host for vm in vms if vm.state in ("suspended", "ending")}
+        return hosts - {vm.host for vm in rest if vm.state in LIVE}
+
+    async def ended(self, ended: VmEnded) -> None:
+        """A VM ended on its own: it stays in the lists, with the reason, until its cluster is killed or booted."""
+        key = vm_key(ended.vm)
+        found = self._book.find(key, Vm)
+        if found is None:
+            return
+        await self._book.cluster_settled(found.cluster)
+        vm = self._book.find(key, Vm)
+        if vm is None or vm.state not in ("running", "paused"):
+            return
+        dead = vm.model_copy(update={"state": "dead", "reason": ended.reason})
+        gone = self._tickets.gone_with([vm])
+        await self._book.commit(expect={key: vm}, put={key: dead}, delete=gone)
+
+
+def _ending(vm: Vm) -> Vm:
+    if vm.state in HELD:
+        return vm.model_copy(update={"state": "ending"})
+    # it has no process: it takes nothing of its host while it goes
+    return vm.model_copy(update={"state": "ending", "cpus": 0, "reserved_bytes": 0})
