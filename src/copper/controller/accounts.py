@@ -156,7 +156,9 @@ class Accounts:
             whose = self._count(host, use, vm, used, now)
             if whose is None or vm is None or vm.state not in HELD or vm.host != name:
                 continue
-            total = amounts.setdefault(whose, [0.0] * len(AREAS))
+            total = amounts.get(whose)
+            if total is None:
+                total = amounts[whose] = [0.0] * len(AREAS)
             total[0] += 1
             total[1] += use.nominal_bytes
             total[2] += use.shared_bytes
@@ -166,8 +168,7 @@ class Accounts:
             elapsed = min(at - host.at, self._longest_s)
             for whose in host.amounts.keys() | amounts.keys():
                 pair = zip(host.amounts.get(whose, NONE), amounts.get(whose, NONE), strict=True)
-                part = used.setdefault(whose, _Sum(now, now))
-                part.areas = [(a + b) / 2 * elapsed for a, b in pair]
+                _part_of(used, whose, now).areas = [(a + b) / 2 * elapsed for a, b in pair]
         for whose, part in used.items():
             host.changed = True
             _add_to(host.pending, (*whose, int(now // HOUR)), part)
@@ -202,9 +203,10 @@ class Accounts:
         whose = (cluster, owner)
         if after != before:
             host.marks[key] = (cluster, owner, *after)
-            part = used.setdefault(whose, _Sum(now, now))
-            for i, (old, new) in enumerate(zip(before, after, strict=True)):
-                part.counters[i] += new - old if new >= old else new
+            counters = _part_of(used, whose, now).counters
+            for i, new in enumerate(after):
+                old = before[i]
+                counters[i] += new - old if new >= old else new
         return whose
 
     def _forget(self, host: _Host, report: HostReport) -> None:
@@ -363,6 +365,13 @@ class Accounts:
 
 NONE = [0.0] * len(AREAS)
 NOT_COUNTED = (0.0, 0, 0, 0, 0)
+
+
+def _part_of(sums: dict[Whose, _Sum], whose: Whose, now: float) -> _Sum:
+    part = sums.get(whose)
+    if part is None:
+        part = sums[whose] = _Sum(now, now)
+    return part
 
 
 def _add_to(sums: dict[Any, _Sum], key: Any, part: _Sum) -> None:
