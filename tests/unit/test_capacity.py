@@ -122,6 +122,23 @@ def test_memory_of_a_vm_that_ended_is_free_when_the_host_has_measured_it() -> No
     assert room_of(capacity) == (16, 1074)
 
 
+def test_a_host_whose_vm_ended_has_given_back_until_it_is_measured() -> None:
+    capacity = Capacity()
+    capacity.seen("vms/a-0", None, vm())
+    capacity.seen("vms/a-0", vm(), vm(state="paused"))
+    capacity.seen("vms/a-0", vm(state="paused"), vm(state="dead"))
+    assert capacity.gave_back() == []  # it was never measured: it does not answer
+    capacity.report(report())
+    assert capacity.gave_back() == []
+    capacity.seen("vms/a-1", None, vm("a-1"))
+    capacity.seen("vms/a-1", vm("a-1"), vm("a-1", state="ending"))
+    assert capacity.gave_back() == []
+    capacity.seen("vms/a-1", vm("a-1", state="ending"), None)
+    assert capacity.gave_back() == ["h"]
+    capacity.report(report())
+    assert capacity.gave_back() == []
+
+
 @pytest.mark.parametrize("state", STATES)
 def test_only_vms_with_processes_hold_something(state: str) -> None:
     capacity = Capacity()

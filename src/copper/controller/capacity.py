@@ -51,6 +51,7 @@ class Capacity:
         self._promised: dict[str, int] = collections.Counter()  # by host: unused tickets
         self._vms: dict[str, dict[str, int]] = collections.defaultdict(dict)  # host, VM: reserved
         self._measured: dict[str, Measured] = {}
+        self._gave_back: set[str] = set()
 
     def seen(self, key: str, before: Record | None, after: Record | None) -> None:
         """One row changed."""
@@ -59,6 +60,9 @@ class Capacity:
                 self._count_vm(record, sign)
             elif isinstance(record, Ticket):
                 self._count_ticket(record, sign)
+        if isinstance(before, Vm) and before.state in HELD:
+            if not isinstance(after, Vm) or after.state not in HELD:
+                self._gave_back.add(before.host)
 
     def _count_vm(self, vm: Vm, sign: int) -> None:
         if vm.state not in HELD:
@@ -95,10 +99,15 @@ class Capacity:
         reserved = self._vms[report.facts.name]
         outstanding = sum(max(0, bytes_ - own.get(vm, 0)) for vm, bytes_ in reserved.items())
         self._measured[report.facts.name] = Measured(report.facts, own, outstanding)
+        self._gave_back.discard(report.facts.name)
 
     def forget(self, host: str) -> None:
         """A host that does not answer takes nothing more; what it holds is not free."""
         self._measured.pop(host, None)
+
+    def gave_back(self) -> list[str]:
+        """The hosts that answer and have not been measured since a VM of theirs ended."""
+        return sorted(self._gave_back & self._measured.keys())
 
     def names_on(self, host: str) -> list[str]:
         """The VMs that hold something of a host."""

@@ -267,7 +267,7 @@ class Clusters:
         try:
             self._tickets.places(row, least, least, near)
         except NoRoom:
-            await self._hosts.refresh(*([near] if near else []))
+            await self._hosts.refresh(*({near, *self._hosts.capacity.gave_back()} if near else ()))
 
     def new_vm(
         self,

@@ -165,15 +165,16 @@ class Hosts:
 
     async def refresh(self, *names: str) -> None:
         """Has these hosts measured now; who asks while one measures waits for that."""
-        waiting = []
-        for name in names or self.names():
-            task = self._asking.get(name)
-            if task is None:
-                task = asyncio.create_task(self._ask(name))
-                self._asking[name] = task
-                task.add_done_callback(partial(self._asked, name))
-            waiting.append(task)
+        waiting = [self._measured_soon(name) for name in names or self.names()]
         await asyncio.gather(*(asyncio.shield(task) for task in waiting))
+
+    def _measured_soon(self, name: str) -> asyncio.Task[None]:
+        task = self._asking.get(name)
+        if task is None:
+            task = asyncio.create_task(self._ask(name))
+            self._asking[name] = task
+            task.add_done_callback(partial(self._asked, name))
+        return task
 
     def _asked(self, name: str, _: asyncio.Task[None]) -> None:
         del self._asking[name]
@@ -194,10 +195,16 @@ class Hosts:
             seen(report)
 
     async def watch(self) -> None:
-        """Has all hosts measured again and again, until it is cancelled."""
+        """Has all hosts measured again and again, until it is cancelled: each once in `report_s`."""
+        clock = asyncio.get_running_loop().time
         while True:
-            await self.refresh()
-            await asyncio.sleep(self.report_s)
+            began, names = clock(), self.names()
+            for number, name in enumerate(names):
+                # one after the other: all reports at once would hold up whoever asks for something
+                due = began + self.report_s * number / len(names)
+                await asyncio.sleep(max(0.0, due - clock()))
+                self._measured_soon(name)
+            await asyncio.sleep(max(0.0, began + self.report_s - clock()))
 
     @contextlib.asynccontextmanager
     async def watched(self) -> AsyncIterator[None]:

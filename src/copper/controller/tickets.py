@@ -141,7 +141,7 @@ class Tickets:
             self._serve()
             if not asked.answer.done():
                 # what ended since the last measurement has given its memory back
-                await self._hosts.refresh(*self._near(asked.vm))
+                await self._hosts.refresh(asked.vm.host, *self._capacity.gave_back())
                 self._serve()
             if not asked.answer.done():
                 await asyncio.wait({asked.answer}, timeout=timeout_s)
@@ -163,9 +163,6 @@ class Tickets:
             raise Conflict(f"VM {vm.name} has ended")
         if row.state not in ("starting", "running", "paused"):
             raise Conflict(f"VM {vm.name} is {row.state}", advice="only one that runs has tickets")
-
-    def _near(self, vm: Vm) -> list[str]:
-        return [vm.host] if vm.host in self._hosts.names() else []
 
     def _why_not(self, asked: _Asked) -> NoRoom:
         if asked.refused is not None:
