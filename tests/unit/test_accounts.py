@@ -16,7 +16,7 @@ from copper.controller.access import asking
 from copper.controller.accounts import DAY, HOUR, Accounts
 from copper.controller.accounts_api import routes
 from copper.controller.book import Book
-from copper.controller.rows import ClusterRow, UsageRow, cluster_key, usage_key, vm_key
+from copper.controller.rows import ClusterRow, Counted, UsageRow, cluster_key, usage_key, vm_key
 from copper.model.api import HostFacts, HostReport, Vm, VmState, VmUse
 from copper.model.errors import NoRoom
 from copper.model.machine import Shape
@@ -259,14 +259,49 @@ async def test_what_the_store_does_not_take_is_kept(place: Place) -> None:
     assert place.one().cpu_s == 4
 
 
+class Slow(MemoryStore):
+    """Takes what it is told when the test lets it."""
+
+    gate: asyncio.Event | None = None
+
+    async def commit(self, **wanted: object) -> int:
+        if self.gate is not None:
+            await self.gate.wait()
+        return await super().commit(**wanted)  # type: ignore[arg-type]
+
+
 async def test_a_caller_that_goes_away_does_not_make_it_count_twice(place: Place) -> None:
+    place.store = store = Slow()
+    await place.crash()
+    await place.put(cluster("demo"), vm("demo-0"))
     place.accounts.add(report(use(cpu_s=3)), 0)
+    store.gate = asyncio.Event()
     task = asyncio.create_task(place.accounts.write(now=True))
-    await asyncio.sleep(0)
+    for _ in range(10):
+        await asyncio.sleep(0)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+    store.gate.set()
     await place.accounts.write(now=True)
+    await place.crash()
     assert place.one().cpu_s == 3
+
+
+async def test_counters_of_vms_that_are_gone_are_not_kept(place: Place) -> None:
+    async def counted() -> list[str]:
+        await place.accounts.write(now=True)
+        return [key for row in place.book.all("counted", Counted) for key in row.vms]
+
+    last = use(cpu_s=6)
+    place.accounts.add(report(use(cpu_s=5)), 0)
+    assert await counted() == ["demo-0 p"]
+    place.accounts.add(report(use(cpu_s=1, process="q"), ended=(last,)), 2)
+    assert sorted(await counted()) == ["demo-0 p", "demo-0 q"]
+    place.accounts.add(report(use(cpu_s=1, process="q")), 4)
+    assert await counted() == ["demo-0 q"]
+    await place.put(vm("demo-0", state="suspended"))
+    place.accounts.add(report(), 6)
+    assert await counted() == []
 
 
 async def test_hours_and_owners_have_rows_of_their_own(place: Place) -> None:

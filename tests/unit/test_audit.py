@@ -582,6 +582,19 @@ async def test_what_is_safe_is_mended_and_nothing_else(audited: Audited) -> None
     assert next(one for one in found if one.name == "stuck").says.endswith("it is in use")
 
 
+async def test_a_vm_that_became_somebodys_is_not_ended(audited: Audited) -> None:
+    def answers() -> Iterator[Inventory]:
+        yield there(vms=("demo-0", "demo-3"))
+        audited.book.submit(put={vm_key("demo-3"): vm("demo-3")})
+        yield there(vms=("demo-0", "demo-3"))
+
+    host = Answers(answers())
+    audited.hosts.add("a", host)
+    found = await audit(audited.book, audited.hosts, audited.ended, repair=True, gap_s=0)
+    assert [(one.name, one.mended) for one in found] == [("demo-3", False)]
+    assert host.told == []
+
+
 async def test_a_host_that_does_not_answer_is_named_and_nothing_is_ended(audited: Audited) -> None:
     silent = CopperError("no route")
     found, told = await audited.look(silent, silent, repair=True)
