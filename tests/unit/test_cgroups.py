@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from copper.host import cgroups
 from copper.host.cgroups import KERNEL_BYTES, Groups, Layout, find_layout, instance_of, read_fields
 from copper.model.api import VmLimits
 from copper.model.errors import Refused
@@ -108,6 +107,7 @@ def test_version_1_lies_below_the_agents_own_group(tmp_path: Path) -> None:
     assert groups.found() == [cpu, memory]
     asyncio.run(groups.remove("a-0"))
     assert groups.found() == []
+    assert not cpu.parent.exists()  # nothing stays of an instance without VMs
 
 
 def test_version_1_is_held_to_time_and_memory(tmp_path: Path) -> None:
@@ -215,8 +215,8 @@ def real(tmp_path: Path) -> Iterator[Groups]:
         pytest.skip(groups.why)
     yield groups
     for folder in groups.found():
-        asyncio.run(cgroups.remove_group(folder))
-    asyncio.run(groups.close())
+        assert asyncio.run(groups.remove_folder(folder))
+        assert not folder.exists()
     assert groups.found() == []
 
 

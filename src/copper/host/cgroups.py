@@ -26,7 +26,8 @@ import errno
 import hashlib
 import logging
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from copper.model.api import VmLimits
@@ -113,9 +114,11 @@ class Groups:
         self._layout = layout
         self.why = "" if layout else "no cgroups with cpu and memory are mounted"
         self._groups: dict[str, _Group] = {}
+        self._turn = threading.Lock()  # a folder is not removed while a group is made in it
         if layout is not None:
             try:
                 self._open(layout)
+                self._close(layout.roots())
             except OSError as error:
                 self._layout = None
                 self.why = f"cgroups cannot be written: {error.filename}: {error.strerror}"
@@ -152,8 +155,10 @@ class Groups:
         folders = tuple(root / self._below / vm for root in self._layout.roots())
         self._groups[vm] = _Group(pid, folders, _kernel_bytes(shape))
         try:
-            for folder in folders:
-                folder.mkdir(parents=True, exist_ok=True)
+            with self._turn:
+                self._open(self._layout)
+                for folder in folders:
+                    folder.mkdir(exist_ok=True)
             if self._layout.version == 1:
                 _write(folders[0] / "cpu.shares", str(1024 * shape.cpus))
             else:
@@ -265,7 +270,22 @@ class Groups:
         """Removes the group of a VM that has ended."""
         group = self._groups.pop(vm, None)
         for folder in group.folders if group else ():
-            await remove_group(folder)
+            await self.remove_folder(folder)
+
+    async def remove_folder(self, folder: Path) -> bool:
+        """Removes one of those that `found` says; false when processes stay in it."""
+        for _ in range(TRIES):
+            try:
+                folder.rmdir()
+            except FileNotFoundError:
+                pass
+            except OSError:
+                await asyncio.sleep(0.005)
+                continue
+            self._close([folder.parents[2]])
+            return True
+        log.warning("the cgroup %s is still in use", folder)
+        return False
 
     def found(self) -> list[Path]:
         """Every VM's group of this instance, wherever an agent of it made one."""
@@ -278,10 +298,10 @@ class Groups:
                     groups += [path for path in Path(folder).iterdir() if path.is_dir()]
         return sorted(groups)
 
-    async def close(self) -> None:
-        """Removes the instance's own group where no VM is left in it."""
-        if self._layout is not None:
-            for root in self._layout.roots():
+    def _close(self, roots: Iterable[Path]) -> None:
+        """Removes the folders above VMs' groups where none is left."""
+        with self._turn:
+            for root in roots:
                 for folder in (root / self._below, root / "copper"):
                     with contextlib.suppress(OSError):
                         folder.rmdir()
@@ -290,20 +310,6 @@ class Groups:
 def find_groups(run_dir: Path) -> Groups:
     """The groups of this host for a Copper with this run directory."""
     return Groups(run_dir, find_layout())
-
-
-async def remove_group(folder: Path) -> bool:
-    """Removes one group; false when processes stay in it."""
-    for _ in range(TRIES):
-        try:
-            folder.rmdir()
-            return True
-        except FileNotFoundError:
-            return True
-        except OSError:
-            await asyncio.sleep(0.005)
-    log.warning("the cgroup %s is still in use", folder)
-    return False
 
 
 def read_fields(path: Path) -> dict[str, int]:

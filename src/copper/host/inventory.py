@@ -17,7 +17,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from copper.host.cgroups import Groups, instance_of, remove_group
+from copper.host.cgroups import Groups, instance_of
 from copper.image.suspended import SuspendedStore
 from copper.model.audit import Found, Thing
 from copper.model.errors import BadInput, NotFound, Refused
@@ -232,7 +232,7 @@ class Place:
             _refuse_if(path.exists(), f"{path} is not Copper's")
             return
         _refuse_if(path.name in held.vms, f"{path} is of a VM that is here")
-        _refuse_if(not await remove_group(path), f"{path} has processes")
+        _refuse_if(not await self.groups.remove_folder(path), f"{path} has processes")
 
     def _remove_half(self, name: str, held: Held) -> None:
         half = self.suspended.folder / name

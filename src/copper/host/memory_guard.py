@@ -19,6 +19,7 @@ from copper.host.vms import Vms
 from copper.model.errors import CopperError
 from copper.model.settings import MIB
 
+FIRST_LOOK_S = 1.0  # a controller that begins with the agent has read its state by then
 LOOK_S = 0.5
 LOOK_OFTEN_S = 0.05  # while less is free than the host keeps
 log = logging.getLogger(__name__)
@@ -101,6 +102,7 @@ class MemoryGuard:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _watch(self) -> None:
+        await asyncio.sleep(FIRST_LOOK_S)
         while True:
             available = self._vms.hypervisor.room().available_bytes or 0
             await self.look(available)

@@ -261,6 +261,9 @@ class QemuHypervisor:
             if entry.name not in known:
                 await asyncio.to_thread(shutil.rmtree, entry, True)
         names = {machine.name for machine in self._machines}
+        for group in await asyncio.to_thread(self.groups.found):
+            if group.name not in names:
+                await self.groups.remove_folder(group)
         for path in self.settings.vms_dir.glob("*.log*"):
             if path.name.split(".")[0] not in names:
                 path.unlink()
@@ -319,7 +322,6 @@ class QemuHypervisor:
             image.close()
         self._frozen.clear()
         self._templates.clear()
-        await self.groups.close()
         with contextlib.suppress(OSError):
             (self.settings.run_dir / "q").rmdir()
 

@@ -281,11 +281,13 @@ class Vms:
         vm = self.get(name)
         async with vm.turn:
             if vm.state == "paused":
-                vm.state, vm.paused_for = "running", ""
-                self._records.write(vm.record())
+                going = vm.record().model_copy(update={"paused": False, "paused_for": ""})
+                self._records.write(going)
                 await vm.machine.run()
                 if time.monotonic() - vm.paused_at > CLOCK_LATE_S or not vm.paused_at:
                     await self._greet(vm, "resume")
+                if vm.state == "paused":  # it may have ended meanwhile
+                    vm.state, vm.paused_for = "running", ""
         return vm
 
     async def limit(self, name: str, limits: VmLimits) -> Vm:
