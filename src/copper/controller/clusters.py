@@ -194,28 +194,42 @@ class Clusters:
     async def limit(self, name: str, limits: Limits | None, vm_limits: VmLimits | None) -> Cluster:
         """Sets what a virtual cluster, and each of its VMs, may have. What it has already stays.
 
-        Raises what a host says that cannot hold VMs to it; then nothing is changed.
+        Raises Conflict for VMs that are suspended, and what a host says that cannot hold VMs to it; nothing is
+        changed then.
         """
         await self._book.settled(cluster_key(name))
         row = self._book.cluster(name)
         changes: dict[str, object] = {}
+        running: list[Vm] = []
         if limits is not None:
             changes["limits"] = limits
         if vm_limits is not None:
+            if any(vm.state == "suspended" for vm in self._book.vms(name)):
+                raise Conflict(
+                    f"the VMs of virtual cluster {name!r} are suspended, with the limits they had",
+                    advice=f"gc-vc resume {name}, then limit them",
+                )
             changes["vm_limits"] = vm_limits
             running = [vm for vm in self._book.vms(name) if vm.state in ("running", "paused")]
             try:
-                for vm in running:
-                    await self._hosts.get(vm.host).limit(vm.name, vm_limits)
+                await self.hold(running, vm_limits)
             except BaseException:
-                for vm in running:
-                    await self._hosts.get(vm.host).limit(vm.name, row.vm_limits)
+                await self.hold(running, row.vm_limits)
                 raise
         key = cluster_key(name)
         await self._book.settled(key)
         row = self._book.cluster(name)
         await self._book.commit(expect={key: row}, put={key: row.model_copy(update=changes)})
+        if vm_limits is not None:  # clones that came meanwhile
+            told = {vm.name for vm in running}
+            await self.hold([vm for vm in self._book.vms(name) if vm.name not in told], vm_limits)
         return self.show(name)
+
+    async def hold(self, vms: Sequence[Vm], limits: VmLimits) -> None:
+        """Has hosts hold those of these VMs that run to limits."""
+        for vm in vms:
+            if vm.state in ("running", "paused"):
+                await self._hosts.get(vm.host).limit(vm.name, limits)
 
     # booting and ending
 

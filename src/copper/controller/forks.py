@@ -141,6 +141,9 @@ class Forks:
             await asyncio.gather(*thaws)
             await step("clone.thawed")
             clones = await self._clusters.running(plan.clones)
+            limits = self._book.cluster(row.name).vm_limits
+            if limits != row.vm_limits:  # changed since they were ordered
+                await self._clusters.hold(clones, limits)
             await step("clone.written")
             return clones
         except BaseException:
