@@ -52,7 +52,7 @@ class Kind:
 PARTS = {
     "tickets": f"{CLIENTS} clients ask for {PER_SECOND} tickets a second together",
     "saturated": f"as many operations as there can be, {CLIENTS} clients",
-    "scale": f"{HOSTS} fake hosts and {CLUSTERS * EACH} simulated VMs in one process",
+    "scale": f"{HOSTS} fake hosts and {CLUSTERS * EACH} simulated VMs in one process; every fourth cluster is spread",
     "recovery": f"a node with {VMS} VMs is killed with -9 and started again at once",
 }
 _OPERATIONS = (

@@ -10,10 +10,11 @@ from typing import Any
 
 from copper.bench.apart import high_water_mb
 from copper.bench.simulated import IMAGE, FetchingHost, some_hosts
-from copper.controller.api import routes
+from copper.controller.access import Access
+from copper.controller.api import Front, install
 from copper.controller.book import Book
 from copper.controller.core import Core
-from copper.model.api import Health, NewCluster, ThawOrder
+from copper.model.api import Health, NewCluster, Strategy, ThawOrder
 from copper.model.errors import CopperError
 from copper.model.machine import Identity, address_of
 from copper.model.names import vm_name
@@ -45,7 +46,8 @@ async def _fill(order: dict[str, Any]) -> dict[str, Any]:
         async with core.working():
             for number in range(order["clusters"]):
                 name = cluster_name(number)
-                await core.create("root", NewCluster(name=name, image=IMAGE, placement="spread"))
+                placement: Strategy = "near" if number % 4 else "spread"
+                await core.create("root", NewCluster(name=name, image=IMAGE, placement=placement))
                 master = await core.boot(name)
                 begin = time.perf_counter()
                 await core.clone(master.name, order["each"] - 1)
@@ -122,14 +124,18 @@ async def _listings(core: Core, order: dict[str, Any], query: str) -> list[float
     def health() -> Health:
         raise NotImplementedError
 
+    access = Access(core.book)
     app = new_app("bench", "0")
-    app.include_router(routes(core, health))
+    install(app, Front(core.book, core, core.audit, access, health))
+    served = access.trusted(app)
     taken = []
     for number in range(order["times"]):
         name = cluster_name(number % order["clusters"])
         begin = time.perf_counter()
         length = await _get(
-            app, "/v1/vms", f"cluster={name}&limit=10000" if not query else f"cluster={name}{query}"
+            served,
+            "/v1/vms",
+            f"cluster={name}&limit=10000" if not query else f"cluster={name}{query}",
         )
         taken.append((time.perf_counter() - begin) * 1000)
         if length < PAGE * 100:

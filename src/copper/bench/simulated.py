@@ -12,7 +12,7 @@ from copper.model.api import GuestCall, HostReport, ThawOrder, VmEnded, VmStatus
 from copper.model.settings import Settings
 
 IMAGE = "micro"
-CPUS, CPU_RATIO, MEMORY = 64, 16.0, 64 << 30  # of a host of the simulation
+CPUS, MEMORY = 32, 64 << 30  # of a host of the simulation
 OWN_BYTES = 23 << 20  # what an idle clone of a real `micro` has of its own
 
 
@@ -34,7 +34,7 @@ class FetchingHost(FakeHost):
     def __init__(self, name: str, peers: dict[str, FetchingHost], cpus: int = CPUS) -> None:
         room = Room(name, cpus=cpus, memory_bytes=MEMORY)
         room.own_bytes = OWN_BYTES
-        super().__init__(room, Settings(cpu_ratio=CPU_RATIO), Nobody())
+        super().__init__(room, Settings(), Nobody())
         self._peers = peers
         peers[name] = self
 
