@@ -69,6 +69,7 @@ class FakeCore:
     def __init__(self, book: Book) -> None:
         self.book = book
         self.hold: asyncio.Event | None = None
+        self.held = asyncio.Event()  # what takes long is under way
         self.broken: BaseException | None = None
         self.undone: list[str] = []
         self.calls = self
@@ -90,6 +91,7 @@ class FakeCore:
                 progress(part, parts)
                 await asyncio.sleep(0)
             if self.hold is not None:
+                self.held.set()
                 await self.hold.wait()
             progress(parts, parts)
         except asyncio.CancelledError:
@@ -189,21 +191,16 @@ class FakeCore:
         await self.book.commit(delete=[ticket_key(ticket)])
 
     def host_facts(self) -> list[HostFacts]:
-        known = {"accelerator": "tcg", "accelerator_reason": "", "qemu": "7", "machine": "q35"}
+        known: dict[str, Any] = {"accelerator": "tcg", "accelerator_reason": "", "qemu": "7"}
         sizes = ("memory_bytes", "free_bytes", "disk_bytes", "disk_free_bytes", "vms", "standbys")
-        return [
-            HostFacts(name=name, cpus=2, tags=[f"of-{name}"], **dict.fromkeys(sizes, 0), **known)
-            for name in ("there", "here")
-        ]
+        known |= {"machine": "q35", "cpus": 2, **dict.fromkeys(sizes, 0)}
+        return [HostFacts(name=name, tags=[f"of-{name}"], **known) for name in ("there", "here")]
 
     async def images(self) -> list[ImageInfo]:
         users = [row.name for row in self.book.clusters()]
         sizes = ("created", "memory_mib", "cpus", "disk_bytes", "stored_bytes")
-        return [
-            ImageInfo(
-                name="micro", recipe="", accelerator="", users=users, **dict.fromkeys(sizes, 1)
-            )
-        ]
+        known: dict[str, Any] = {"recipe": "", "accelerator": "", **dict.fromkeys(sizes, 1)}
+        return [ImageInfo(name="micro", users=users, **known)]
 
     async def delete_image(self, name: str) -> None:
         raise NotFound(f"there is no image {name!r}")

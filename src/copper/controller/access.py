@@ -12,9 +12,11 @@ import hashlib
 import hmac
 import re
 import secrets
+from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 
-from fastapi import Depends
+from fastapi import Depends, Request, Response
+from fastapi.routing import APIRoute
 from starlette.requests import HTTPConnection
 
 from copper.controller.book import Book, now
@@ -33,6 +35,8 @@ from copper.model.machine import Record
 from copper.model.tickets import Ticket
 from copper.model.users import ROOT, Principal, Role, User
 from copper.wire.app import App, Receive, Scope, Send, problem_response
+
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 OPEN_PATHS = ("/v1/health",)  # what anybody who reaches the listener may ask
 LOOK_AGAIN_S = 30.0  # how often the token of a long stream is looked at: it may expire meanwhile
@@ -233,6 +237,25 @@ def roles_of(route: Any) -> tuple[Role, ...] | None:
         if isinstance(dependency.dependency, Roles):
             return dependency.dependency.roles
     return None
+
+
+class GuardedRoute(APIRoute):
+    """A route that looks at who asks before it looks at what was sent."""
+
+    async def check(self, request: Request) -> None:
+        """Raises Unauthorized, Refused."""
+        for dependency in self.dependencies:
+            if isinstance(dependency.dependency, Roles):
+                await dependency.dependency(request)
+
+    def get_route_handler(self) -> Handler:
+        handle = super().get_route_handler()
+
+        async def guarded(request: Request) -> Response:
+            await self.check(request)
+            return await handle(request)
+
+        return guarded
 
 
 # what they may see: a user's own; all else is not there

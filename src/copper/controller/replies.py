@@ -14,7 +14,6 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fastapi import Request, Response
@@ -22,7 +21,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
-from copper.controller.access import Roles, asking
+from copper.controller.access import GuardedRoute, Handler, asking
 from copper.controller.book import Book, now
 from copper.controller.rows import Reply, reply_key
 from copper.model.errors import BadInput, Conflict, CopperError
@@ -38,8 +37,6 @@ HEADER = "idempotency-key"
 SECRET = "copper.answer-is-secret"  # in a request's scope: its answer is kept in memory only
 
 log = logging.getLogger(__name__)
-
-Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 @dataclasses.dataclass
@@ -64,21 +61,19 @@ class Replies:
         """The class of routes that take keys."""
         replies = self
 
-        class KeyedRoute(APIRoute):
+        class KeyedRoute(GuardedRoute):
             """A route whose requests may carry a key."""
 
             takes_keys = True
 
             def get_route_handler(self) -> Handler:
                 handle = super().get_route_handler()
-                roles = [d.dependency for d in self.dependencies if isinstance(d.dependency, Roles)]
 
                 async def keyed(request: Request) -> Response:
-                    for one in roles:  # before the body is looked at
-                        await one(request)
                     key = request.headers.get(HEADER)
                     if key is None:
                         return await handle(request)
+                    await self.check(request)
                     return await replies.once(await asking(request), key, request, handle)
 
                 return keyed

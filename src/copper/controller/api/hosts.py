@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import TypeAdapter
 
-from copper.controller.access import Asking, allow, may_see
+from copper.controller.access import Asking, GuardedRoute, allow, may_see
 from copper.controller.api.answers import problems
 from copper.controller.api.front import JSON, Front
 from copper.controller.pages import Listing, Page
@@ -134,7 +134,9 @@ def _seen(front: Front, who: Principal, image: ImageInfo) -> ImageInfo:
 
 def host_routes(front: Front) -> APIRouter:
     """/v1/calls and /v1/ended: what host agents tell, and nobody else."""
-    router = APIRouter(prefix="/v1", tags=["hosts"], dependencies=[allow("host")])
+    router = APIRouter(
+        prefix="/v1", tags=["hosts"], dependencies=[allow("host")], route_class=GuardedRoute
+    )
 
     @router.post(
         "/calls",
