@@ -109,7 +109,11 @@ class Whole:
         except BaseException:
             await asyncio.shield(self._back(name, told))
             raise
-        await asyncio.shield(self._write(name, vms, "suspended", intent=""))
+        try:
+            await asyncio.shield(self._write(name, vms, "suspended", intent=""))
+        except CopperError:  # it cannot be written down
+            await asyncio.shield(self._back(name, told))
+            raise
         await step("suspend.written")
         return [vm.name for vm in vms]
 
@@ -162,7 +166,11 @@ class Whole:
         except BaseException:
             await asyncio.shield(self._suspended_again(name, vms))
             raise
-        await asyncio.shield(self._write(name, vms, states, intent=""))
+        try:
+            await asyncio.shield(self._write(name, vms, states, intent=""))
+        except CopperError:  # it cannot be written down
+            await asyncio.shield(self._suspended_again(name, vms))
+            raise
         await step("resume.written")
         return [vm.name for vm in vms]
 
