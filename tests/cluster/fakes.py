@@ -7,7 +7,9 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
+from copper.controller import tickets
 from copper.controller.core import Core
+from copper.controller.terms import since_boot
 from copper.model.api import (
     Frozen,
     GuestCall,
@@ -300,6 +302,22 @@ class World:
         assert rows == there
         assert [vm.state for vm in self.book.vms() if vm.state in ("starting", "ending")] == []
         assert all(host.frozen == set() for host in self.hosts)
+
+    def later(self, seconds: float) -> None:
+        """The time by which tickets go is so much later; 0: as it is."""
+        vars(tickets)["since_boot"] = (lambda: since_boot() + seconds) if seconds else since_boot
+
+    def fail_thaws(self, fail: bool) -> None:
+        """Whether the first host thaws nothing from now on."""
+        self.host.fail = {"thaw"} if fail else set()
+
+    def nothing_is_left(self) -> None:
+        """All has been ended, and all is free."""
+        assert self.book.vms() == [] and self.book.tickets() == []
+        for sums in (self.core.capacity.hosts, self.core.capacity.owners):
+            assert all((one.vms, one.cpus, one.reserved) == (0, 0, 0) for one in sums.values())
+        for host in self.hosts:
+            assert not host.running and not host.stored and not host.frozen
 
 
 async def until(holds: Callable[[], bool], deadline_s: float = 20.0) -> None:

@@ -163,7 +163,8 @@ class FakeHypervisor:
                 self.place.end(process, "no VM needs it")
 
     async def found(self) -> list[Found]:
-        return self.place.found()
+        images = [Found(thing="image", name=image.name) for image in self.images()]
+        return images + self.place.found()
 
     async def mend(self, thing: str, name: str) -> None:
         self.place.mend(thing, name)
