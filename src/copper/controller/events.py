@@ -47,7 +47,7 @@ class Clusters(Protocol):
 
 
 class Events:
-    """Streams of changes. Made when the book is open."""
+    """Streams of changes."""
 
     def __init__(self, book: Book, clusters: Clusters, heartbeat_s: float = HEARTBEAT_S) -> None:
         self._book = book

@@ -46,7 +46,7 @@ class _UnderWay:
 
 
 class Replies:
-    """What was answered to requests with keys. Made when the book is open."""
+    """What was answered to requests with keys. `open` when the book is open."""
 
     def __init__(self, book: Book) -> None:
         self._book = book
@@ -54,7 +54,10 @@ class Replies:
         self._secret: dict[str, str] = {}  # bodies that are not written down
         self._kept: dict[str, collections.OrderedDict[str, Reply]] = {}  # by user, the oldest first
         self._bytes: collections.Counter[str] = collections.Counter()
-        for reply in sorted(book.all("replies", Reply), key=lambda reply: reply.created):
+
+    def open(self) -> None:
+        """Knows again what is kept, the oldest first."""
+        for reply in sorted(self._book.all("replies", Reply), key=lambda reply: reply.created):
             self._keep(reply)
 
     def route_class(self) -> type[APIRoute]:

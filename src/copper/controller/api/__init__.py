@@ -7,10 +7,9 @@ from fastapi import APIRouter, FastAPI, Response
 from copper.controller.access import allow
 from copper.controller.api import clusters, document, hosts, operations, users, vms
 from copper.controller.api.front import JSON, Front
-from copper.controller.api.old import routes
 from copper.wire.app import add_routes
 
-__all__ = ["Front", "install", "routes"]
+__all__ = ["Front", "install"]
 
 
 def install(app: FastAPI, front: Front, *others: APIRouter) -> None:

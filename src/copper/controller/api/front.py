@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 class Front:
-    """All that routes ask. Made when the book is open; serves while it is `working`."""
+    """All that routes ask; serves while it is `working`, with a book that is open."""
 
     def __init__(
         self,
@@ -53,6 +53,7 @@ class Front:
     @contextlib.asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
         """Settles what the last end cut off; ends what is under way at its own end."""
+        self.replies.open()
         await self.operations.open()
         tidying = asyncio.create_task(self._tidy())
         try:
