@@ -96,6 +96,8 @@ def test_a_node_that_is_killed_finds_its_fake_machines_again(run: Run) -> None:
     out_of(run("gc-vc", "create", "a", "--image", "micro"))
     out_of(run("gc-vc", "boot", "a"))
     out_of(run("gc-vm", "exec", "a-0", "--", "gc", "clone", "8"))
+    for verb in ("pause", "unpause", "suspend", "resume"):
+        out_of(run("gc-vc", verb, "a"))
     before = out_of(run("gc-vm", "list", "--format", "json"))
     os.kill(int(said.split("process ")[1].split(",")[0]), signal.SIGKILL)
     out_of(run("copper", "up", "--fake"))
