@@ -218,7 +218,7 @@ class Run:
         self._results.add(kinds.MEMORY_BOOK, opened["memory_mb"])
 
     def recovery(self) -> None:
-        """After kill -9: with real VMs where their image is there, else with fake ones, which end with the node."""
+        """After kill -9: with real VMs where their image is there, else with fake ones."""
         guest = recovery.REAL
         real = (self._keep / "images" / guest.image).exists()
         settings = dataclasses.replace(self._settings, fake=not real)
@@ -226,8 +226,7 @@ class Run:
             place.ready_template(settings, self._keep, self._sockets, guest, self._progress)
         else:
             self._results.notes.append(
-                "recovery: fake VMs, which end with their node: that they are found again is not measured"
-                f" (copper bench fork builds {guest.image})"
+                f"recovery: fake VMs, for {guest.image} is not there: copper bench fork builds it"
             )
         image = guest.image if real else recovery.FAKE_IMAGE
         with place.a_place(settings, self._keep, self._folder, self._sockets) as where:
@@ -235,9 +234,8 @@ class Run:
                 before = recovery.populate(where, image, self._options.vms)
             for number in range(self._options.rounds):
                 self._progress.begin_round(number)
-                done = recovery.kill(where, before, real=real)
+                done = recovery.kill(where, before)
                 self._results.add(kinds.SERVES, done.serves_ms)
-                if real:
-                    self._results.add(kinds.FOUND, done.found_ms)
-                    self._results.add(kinds.LOST, done.lost)
-                    self._results.add(kinds.TWICE, done.twice)
+                self._results.add(kinds.FOUND, done.found_ms)
+                self._results.add(kinds.LOST, done.lost)
+                self._results.add(kinds.TWICE, done.twice)
