@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -15,9 +14,10 @@ from copper.model.errors import TimedOut
 
 if TYPE_CHECKING:
     from copper.client.commands import Finished
+    from copper.client.events import Events
     from copper.client.streams import Stream
     from copper.model.api import Health
-    from copper.model.operations import Change, Operation
+    from copper.model.operations import Operation
 
 LOOK_S = 20.0  # at most so long one request waits for an operation's end
 Kind = Literal["exec", "push", "pull", "console"]
@@ -40,15 +40,15 @@ class Client(Api):
 
     def events(
         self, cluster: str | None = None, *, after: str | None = None, patience_s: float = 60.0
-    ) -> Iterator[Change]:
-        """What changes from now on, or since the change with the id `after`, without end.
+    ) -> Events:
+        """What changes from now on, or since the change with the id `after`: an iterator without end.
 
         It connects again and goes on where it was by itself; raises when nobody answers for
-        `patience_s` seconds, and when what is asked for has been forgotten: nothing is skipped.
+        `patience_s` seconds, and TooOld when what is asked for was forgotten: nothing is skipped.
         """
-        from copper.client.events import follow
+        from copper.client.events import Events
 
-        return follow(self, cluster, after, patience_s)
+        return Events(self, cluster, after, patience_s)
 
     def wait_operation(self, id: str, *, timeout_s: float | None = None) -> Operation:
         """The operation once it is over, however it ended. Raises TimedOut after `timeout_s`."""
