@@ -12,7 +12,9 @@ from uuid import uuid4
 import httpx2
 from fastapi import FastAPI
 
-from copper.controller.access import Access
+from copper.controller.access import Access, asking
+from copper.controller.accounts import Accounts
+from copper.controller.accounts_api import routes as usage_routes
 from copper.controller.api import Front, install
 from copper.controller.api.core import Progress
 from copper.controller.book import Book, now
@@ -263,7 +265,7 @@ async def serving(
     core = FakeCore(book)
     app = new_app("Copper", "0")
     front = Front(book, core, _audit, access, lambda: HEALTH)
-    install(app, front)
+    install(app, front, usage_routes(Accounts(book), book, asking))
     served = Served(front, app, core, access, book, [])
     try:
         async with front.working():

@@ -127,6 +127,7 @@ async def test_other_listings_are_filtered(query: str, count: int) -> None:
         ("limit=10001", "limit: "),
         ("limit=many", "limit: "),
         ("limit=1&limit=x", "limit: "),
+        ("state=running&state=dead", "state: given more than once"),
         ("state=asleep", "state: "),
         ("sate=running", "sate: there is no such filter"),
         ("after=nonsense", "'nonsense' is not a VM"),

@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 from fastapi import Request, Response
 from pydantic import Field, TypeAdapter
 
+from copper.model.errors import BadInput
 from copper.model.machine import Record
 
 R = TypeVar("R", bound=Record)
@@ -40,7 +41,11 @@ class Listing(Generic[R]):
         return self.answer((row for row in rows if self._name(row) > page.after), page, request)
 
     def answer(self, rows: Iterable[R], page: Page, request: Request) -> Response:
-        """A page of records that are in order, those behind `after` only; no more of them is taken than it shows."""
+        """A page of records in order, those behind `after` only; no more is taken than it shows. Raises BadInput."""
+        given = [name for name, _ in request.query_params.multi_items()]
+        if len(given) != len(set(given)):
+            twice = next(name for name in given if given.count(name) > 1)
+            raise BadInput(f"{twice}: given more than once")
         found = list(islice(rows, page.limit + 1))
         headers = {}
         if len(found) > page.limit:
