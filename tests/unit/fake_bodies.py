@@ -14,6 +14,7 @@ SHARED = {
     "placement": "near",
     "requires": {"tags": [], "networks": [], "storage": []},
     "limits": {"vms": None, "cpus": None, "memory_mib": None},
+    "vm_limits": {"cpus": None, "own_bytes": None},
 }
 CLUSTERS: dict[str, dict[str, Any]] = {
     "demo": {
@@ -25,6 +26,7 @@ CLUSTERS: dict[str, dict[str, Any]] = {
         "owner": "ann",
         "requires": {"tags": ["ssd"], "networks": [], "storage": ["fast"]},
         "limits": {"vms": 20, "cpus": None, "memory_mib": 4096},
+        "vm_limits": {"cpus": None, "own_bytes": 512 << 20},
         "vms": 2,
         "next_vmid": 2,
         "created": 1700000000.0,

@@ -73,7 +73,7 @@ ASKED = {
             "owner": "ann",
         },
     ),
-    # demo has at most 20 VMs and 4096 MiB: what is not given stays
+    # demo has at most 20 VMs and 4096 MiB, each 512 MiB of its own: what is not given stays
     "gc-vc limit demo --max-cpus 7 --max-memory none": (
         "PUT",
         "/v1/clusters/demo/limits",
@@ -83,6 +83,11 @@ ASKED = {
         "PUT",
         "/v1/clusters/demo/limits",
         {"vm_limits": {"cpus": 1.5, "own_bytes": 64 << 20}},
+    ),
+    "gc-vc limit demo --vm-cpus 2": (
+        "PUT",
+        "/v1/clusters/demo/limits",
+        {"vm_limits": {"cpus": 2.0, "own_bytes": 512 << 20}},
     ),
     "copper user create bob --max-vms 3": (
         "POST",
@@ -140,7 +145,7 @@ vms                   20
 cpus                  no limit
 memory (MiB)          4096
 cpus of a vm          no limit
-memory of a vm (MiB)  no limit
+memory of a vm (MiB)  512
 """,
     "gc-host list": """\
 NAME  VMS  STANDBYS  CPUS  PROMISED    MEMORY      FREE  PROMISED  ACCELERATOR  QEMU    TAGS

@@ -98,6 +98,10 @@ def test_a_virtual_cluster_s_life(node: Node) -> None:
     node.says("gc-vc limit web --max-vms 5 --max-memory none")
     limits = json.loads(node.says("gc-vc show web --format json"))["limits"]
     assert limits == {"vms": 5, "cpus": None, "memory_mib": None}
+    node.says("gc-vc limit web --vm-memory 512")
+    node.says("gc-vc limit web --vm-cpus 1.5")
+    vm_limits = json.loads(node.says("gc-vc limit web --format json"))["vm_limits"]
+    assert vm_limits == {"cpus": 1.5, "own_bytes": 512 << 20}
     for verb, state in (
         ("pause", "paused"),
         ("unpause", "running"),

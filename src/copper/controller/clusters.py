@@ -62,6 +62,7 @@ class Clusters:
             placement=row.placement,
             requires=row.requires,
             limits=row.limits,
+            vm_limits=row.vm_limits,
             vms=len(live),
             next_vmid=row.next_vmid,
             created=row.created,
@@ -328,11 +329,14 @@ class Clusters:
         )
 
     async def running(self, vms: Sequence[Vm]) -> list[Vm]:
-        """Writes down that these VMs run."""
+        """Writes down that these VMs run. Raises Conflict when one has been ended meanwhile."""
         done = [vm.model_copy(update={"state": "running"}) for vm in vms]
-        await self._book.commit(
-            expect={vm_key(vm.name): vm for vm in vms}, put={vm_key(vm.name): vm for vm in done}
-        )
+        try:
+            await self._book.commit(
+                expect={vm_key(vm.name): vm for vm in vms}, put={vm_key(vm.name): vm for vm in done}
+            )
+        except Changed:
+            raise Conflict(f"a VM of {vms[0].cluster} was ended before it ran") from None
         return done
 
 

@@ -38,6 +38,15 @@ class Limits(Record):
     )
 
 
+class VmLimits(Record):
+    """What a host holds a VM to, live."""
+
+    cpus: float | None = Field(
+        default=None, gt=0, description="processors' time, 1.5 is one and a half"
+    )
+    own_bytes: int | None = Field(default=None, ge=1 << 20, description="memory of its own at most")
+
+
 class Requirements(Record):
     """What a host must have for the VMs of a virtual cluster."""
 
@@ -74,6 +83,7 @@ class Cluster(Record):
     placement: Strategy = "near"
     requires: Requirements = Requirements()
     limits: Limits = Limits()
+    vm_limits: VmLimits = VmLimits()
     vms: int = Field(description="live VMs")
     next_vmid: int = Field(description="the vmid that the next clone gets; none is used twice")
     created: float = Field(description="seconds since 1970")
@@ -119,15 +129,6 @@ class VmStatus(Record):
     ready_ms: float = Field(description="from the order to the guest's word that it is ready")
     last_pause_ms: float | None = Field(description="how long its last freeze stopped it")
     reason: str = Field(default="", description="why it is paused, when nobody asked for it")
-
-
-class VmLimits(Record):
-    """What a host holds a VM to, live."""
-
-    cpus: float | None = Field(
-        default=None, gt=0, description="processors' time, 1.5 is one and a half"
-    )
-    own_bytes: int | None = Field(default=None, ge=1 << 20, description="memory of its own at most")
 
 
 class ThawOrder(Record):

@@ -62,11 +62,11 @@ def limit(
     if any(value is not None for value in of_all):
         given["limits"] = most(row["limits"], *of_all)
     if any(value is not None for value in of_each):
-        before = row.get("vm_limits") or {}
+        before = row["vm_limits"]
         own = vm_memory * MIB if isinstance(vm_memory, int) else vm_memory
         given["vm_limits"] = {
-            "cpus": changed(before.get("cpus"), vm_cpus),
-            "own_bytes": changed(before.get("own_bytes"), own),
+            "cpus": changed(before["cpus"], vm_cpus),
+            "own_bytes": changed(before["own_bytes"], own),
         }
     if given:
         api.limit(name, **given)
