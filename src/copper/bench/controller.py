@@ -234,6 +234,7 @@ class Run:
                 before = recovery.populate(where, image, self._options.vms)
             for number in range(self._options.rounds):
                 self._progress.begin_round(number)
+                where.rest(quiet=True)  # guests that were just found again have something to do
                 done = recovery.kill(where, before)
                 self._results.add(kinds.SERVES, done.serves_ms)
                 self._results.add(kinds.FOUND, done.found_ms)
