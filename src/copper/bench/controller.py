@@ -154,11 +154,21 @@ class Run:
             yield where, order
 
     def tickets(self) -> None:
-        """At a steady rate."""
+        """At a steady rate; before and after it, bare commits at the same rate of commits."""
+        bare, options = self._folder / "floor.sqlite", self._options
+        row = asyncio.run(saturated.a_row(bare))
+
+        def floor() -> None:
+            # each ticket is two commits: its request and its release
+            paced = saturated.paced_commits(bare, row, 2 * options.per_second, options.seconds / 6)
+            self._results.add(kinds.FLOOR, *asyncio.run(paced))
+
         with self._fake_node() as (_, order):
-            steady = {**order, "per_second": self._options.per_second, "seed": 1}
+            steady = {**order, "per_second": options.per_second, "seed": 1}
             apart("open-loop", {**steady, "seconds": 2}, self._log)  # what is done once is done
-            found = apart("open-loop", {**steady, "seconds": self._options.seconds}, self._log)
+            floor()
+            found = apart("open-loop", {**steady, "seconds": options.seconds}, self._log)
+            floor()
         self._results.add(kinds.GRANTED, *found["granted_ms"])
         self._results.add(kinds.RELEASED, *found["released_ms"])
 

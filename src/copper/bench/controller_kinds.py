@@ -16,6 +16,7 @@ VMS = 100  # that a killed node must find again
 
 GRANTED = "ticket granted, over HTTP"
 RELEASED = "ticket released, over HTTP"
+FLOOR = "floor: a bare commit at that rate"
 BARE = "bare SQLite commits"
 IN_PROCESS = "ticket operations in process"
 OVER_HTTP = "ticket operations over HTTP"
@@ -72,6 +73,12 @@ KINDS = (
         RELEASED,
         "ms",
         "from the request to the answer; each ticket is released as soon as it is granted",
+    ),
+    Kind(
+        "tickets",
+        FLOOR,
+        "ms",
+        f"one SQLite commit of a ticket's row, {2 * PER_SECOND} a second, before and after the others",
     ),
     Kind(
         "saturated",

@@ -11,7 +11,7 @@ import json
 import sqlite3
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 from copper.bench.simulated import IMAGE, some_hosts
@@ -23,6 +23,7 @@ from copper.store.sqlite import SqliteStore
 
 REQUEST = TicketRequest(maxcpus=8)  # eight clones of one processor
 PROCESSORS = 1 << 20  # room for all who ask at once
+BARE_REVISION = 1 << 40  # no row of Copper's has it
 LOOK_EVERY = 16  # commits between two looks at the clock
 
 
@@ -32,24 +33,49 @@ async def a_row(path: Path) -> Ticket:
         return await core.request_ticket(vm, REQUEST)
 
 
-def bare_commits(path: Path, ticket: Ticket, seconds: float) -> float:
-    """Inserts rows into a store's table, each alone and durable; how many a second."""
+@contextlib.contextmanager
+def _bare(path: Path, ticket: Ticket) -> Iterator[Callable[[], None]]:
+    """What inserts a ticket's row, alone and durable; all that it inserted is gone at the end."""
     value = json.dumps(ticket.model_dump(mode="json"))
     insert = "INSERT INTO entries (key, value, revision) VALUES (?, ?, ?)"
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=FULL")
-        done = 0
+
+        def commit() -> None:
+            db.execute("BEGIN IMMEDIATE")
+            db.execute(insert, (ticket_key(str(uuid.uuid4())), value, BARE_REVISION))
+            db.execute("COMMIT")
+
+        yield commit
+        db.execute("DELETE FROM entries WHERE revision = ?", (BARE_REVISION,))
+
+
+def bare_commits(path: Path, ticket: Ticket, seconds: float) -> float:
+    """One commit after the other in a store's table; how many a second."""
+    done = 0
+    with _bare(path, ticket) as commit:
         begin = time.perf_counter()
         while time.perf_counter() - begin < seconds:
             for _ in range(LOOK_EVERY):
+                commit()
                 done += 1
-                db.execute("BEGIN IMMEDIATE")
-                db.execute(insert, (ticket_key(str(uuid.uuid4())), value, done))
-                db.execute("COMMIT")
-        took = time.perf_counter() - begin
-        db.execute("DELETE FROM entries WHERE revision <= ?", (done,))
-    return done / took
+        return done / (time.perf_counter() - begin)
+
+
+async def paced_commits(
+    path: Path, ticket: Ticket, per_second: float, seconds: float
+) -> list[float]:
+    """The same at a steady rate: what each takes, in milliseconds."""
+    taken = []
+    with _bare(path, ticket) as commit:
+        begin = time.perf_counter()
+        for number in range(int(per_second * seconds)):
+            await asyncio.sleep(begin + number / per_second - time.perf_counter())
+            started = time.perf_counter()
+            commit()
+            taken.append((time.perf_counter() - started) * 1000)
+    return taken
 
 
 @contextlib.asynccontextmanager
