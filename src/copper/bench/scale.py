@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 import time
 from pathlib import Path
@@ -23,7 +24,7 @@ from copper.store.sqlite import SqliteStore
 from copper.wire.app import new_app
 
 ASKED = 8  # clones of a placement decision
-PAGE = 100
+PAGE, MOST = 100, 10_000  # VMs on a page
 
 
 def cluster_name(number: int) -> str:
@@ -61,8 +62,8 @@ async def _fill(order: dict[str, Any]) -> dict[str, Any]:
             say("decisions are measured")
             found["granted_ms"] = await _tickets(core, order)
             say("tickets are measured")
-            found["listing_ms"] = await _listings(core, order, "")
-            found["page_ms"] = await _listings(core, order, f"&limit={PAGE}")
+            found["listing_ms"] = await _listings(core, order, MOST)
+            found["page_ms"] = await _listings(core, order, PAGE)
             say("listings are measured")
             found["memory_mb"] = high_water_mb()
         again = a_core(store, hosts)
@@ -118,7 +119,7 @@ async def _tickets(core: Core, order: dict[str, Any]) -> list[float]:
     return taken
 
 
-async def _listings(core: Core, order: dict[str, Any], query: str) -> list[float]:
+async def _listings(core: Core, order: dict[str, Any], limit: int) -> list[float]:
     """A virtual cluster's VMs by the API's own route, in milliseconds."""
 
     def health() -> Health:
@@ -132,20 +133,17 @@ async def _listings(core: Core, order: dict[str, Any], query: str) -> list[float
     for number in range(order["times"]):
         name = cluster_name(number % order["clusters"])
         begin = time.perf_counter()
-        length = await _get(
-            served,
-            "/v1/vms",
-            f"cluster={name}&limit=10000" if not query else f"cluster={name}{query}",
-        )
+        body = await _get(served, "/v1/vms", f"cluster={name}&limit={limit}")
         taken.append((time.perf_counter() - begin) * 1000)
-        if length < PAGE * 100:
-            raise CopperError(f"a listing of {length} bytes")
+        listed = {vm["name"] for vm in json.loads(body)}
+        if len(listed) != min(limit, order["each"]):
+            raise CopperError(f"{len(listed)} VMs of {name} are listed")
         await asyncio.sleep(order["pause_s"])
     return taken
 
 
-async def _get(app: Any, path: str, query: str) -> int:
-    """Asks an ASGI application; returns the bytes of its answer's body."""
+async def _get(app: Any, path: str, query: str) -> bytes:
+    """Asks an ASGI application; returns its answer's body."""
     scope = {
         "type": "http",
         "asgi": {"version": "3.0"},
@@ -160,19 +158,18 @@ async def _get(app: Any, path: str, query: str) -> int:
         "client": None,
         "server": ("copper", None),
     }
-    length = 0
+    body = bytearray()
 
     async def receive() -> dict[str, Any]:
         return {"type": "http.request", "body": b"", "more_body": False}
 
     async def send(message: dict[str, Any]) -> None:
-        nonlocal length
         if message["type"] == "http.response.start" and message["status"] != 200:
             raise CopperError(f"GET {path}?{query}: {message['status']}")
-        length += len(message.get("body", b""))
+        body.extend(message.get("body", b""))
 
     await app(scope, receive, send)
-    return length
+    return bytes(body)
 
 
 def open_book(order: dict[str, Any]) -> dict[str, Any]:
