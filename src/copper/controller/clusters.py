@@ -24,7 +24,6 @@ from copper.model.api import (
 from copper.model.errors import BadInput, Conflict, CopperError, NoRoom, NotFound
 from copper.model.machine import Identity, Shape, address_of
 from copper.model.names import check_name, vm_name
-from copper.model.tickets import Ticket
 from copper.store.contract import Changed
 from copper.wire.steps import step
 
@@ -266,16 +265,16 @@ class Clusters:
             await step("boot.thawed")
             vm = (await self.running([master]))[0]
         except BaseException:
-            await asyncio.shield(self._undo_boot(written, master, own))
+            await asyncio.shield(self._undo_boot(written, master))
             raise
         await step("boot.written")
         progress(1, 1)
         return vm
 
-    async def _undo_boot(self, written: asyncio.Task[int], master: Vm, own: Ticket) -> None:
+    async def _undo_boot(self, written: asyncio.Task[int], master: Vm) -> None:
         failed = (await asyncio.gather(written, return_exceptions=True))[0]
         if not isinstance(failed, BaseException):
-            await self._endings.undo([master], [ticket_key(own.id)])
+            await self._endings.undo([master])
 
     async def look_again(self, row: ClusterRow, least: int, near: str) -> None:
         """Where there seems to be no room, hosts are measured anew: what ended lately has given its memory back."""

@@ -27,14 +27,12 @@ class Endings:
         self._hosts = hosts
         self._tickets = tickets
 
-    async def undo(
-        self, vms: Sequence[Vm], tickets: Sequence[str] = (), restore: Mapping[str, Ticket] = {}
-    ) -> None:
-        """Ends VMs that were begun, and forgets them and `tickets`; those of `restore` can be used again.
+    async def undo(self, vms: Sequence[Vm], restore: Mapping[str, Ticket] = {}) -> None:
+        """Ends VMs that were begun, and forgets them and their tickets; those of `restore` can be used again.
 
         One whose host does not answer is ended when it does, and holds what it was to have until then.
         """
-        failure = await self._end(vms, tickets, restore)
+        failure = await self._end(vms, restore)
         if failure is not None and not isinstance(failure, CopperError):
             raise failure
 
@@ -50,17 +48,14 @@ class Endings:
         if going:
             put = {key: _ending(vm) for key, vm in going.items()}
             await asyncio.shield(self._book.submit(expect=going, put=put))
-        failure = await asyncio.shield(self._end(there, None))
+        failure = await asyncio.shield(self._end(there))
         if failure is not None:
             raise failure
 
     async def _end(
-        self,
-        vms: Sequence[Vm],
-        tickets: Sequence[str] | None,
-        restore: Mapping[str, Ticket] = {},
+        self, vms: Sequence[Vm], restore: Mapping[str, Ticket] = {}
     ) -> BaseException | None:
-        """Releases what the hosts confirm; the rest stays held. `tickets` None: those that go with these VMs."""
+        """Releases what the hosts confirm, and the tickets that go with these VMs; the rest stays held."""
         if not vms:
             return None
         failures = await self._on_hosts(vms)
@@ -75,9 +70,7 @@ class Endings:
                 put[vm_key(name)] = _ending(row)
         if not failures:  # in one transaction, so that nobody takes the room in between
             put |= {key: ticket for key, ticket in restore.items() if self._tickets.is_held(ticket)}
-            delete += restore.keys() - put.keys()
-        delete += self._tickets.gone_with(list(vms)) if tickets is None else tickets
-        await self._book.commit(put=put, delete=delete)
+        await self._book.commit(put=put, delete=delete + self._tickets.gone_with(list(vms)))
         await step("kill.written")
         return next(iter(failures.values()), None)
 

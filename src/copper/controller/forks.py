@@ -211,11 +211,9 @@ class Forks:
         plan = (await asyncio.gather(planned, return_exceptions=True))[0]
         if isinstance(plan, BaseException):
             return
-        key = ticket_key(plan.ticket.id)
-        if plan.before is None:
-            await self._endings.undo(plan.clones, [key])
-        else:
-            await self._endings.undo(plan.clones, restore={key: self._tickets.renewed(plan.before)})
+        before = plan.before
+        again = {} if before is None else {ticket_key(before.id): self._tickets.renewed(before)}
+        await self._endings.undo(plan.clones, again)
         await step("clone.undone")
 
     async def _release(self, host: str, frozen: asyncio.Task[Frozen]) -> None:

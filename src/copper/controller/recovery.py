@@ -72,10 +72,8 @@ class Recovery:
             log.warning("virtual cluster %s: %d VMs were not finished: undone", cluster, len(vms))
             key = ticket_key(ticket_id)
             ticket = self._book.find(key, Ticket)
-            if ticket is not None and ticket.asked:
-                await self._endings.undo(vms, restore={key: self._tickets.renewed(ticket)})
-            else:
-                await self._endings.undo(vms, [key] if ticket is not None else [])
+            again = {key: self._tickets.renewed(ticket)} if ticket and ticket.asked else {}
+            await self._endings.undo(vms, again)
 
     async def _compare(self, host: str) -> None:
         """Ends what is nobody's, says what has ended, and has the host do again what it lost contact at."""
