@@ -172,8 +172,10 @@ static size_t escaped(const char **at, const char *end, char *to)
 	if (**at != 'u' || !hex(*at + 1, end, &code))
 		return 0;
 	*at += 5;
-	if (code >= 0xd800 && code < 0xdc00 && end - *at > 6 && (*at)[0] == '\\' && (*at)[1] == 'u' &&
-	    hex(*at + 2, end, &low) && low >= 0xdc00 && low < 0xe000) {
+	if (code >= 0xd800 && code < 0xe000) { /* half a character, and the other half follows */
+		if (code >= 0xdc00 || end - *at < 6 || (*at)[0] != '\\' || (*at)[1] != 'u' ||
+		    !hex(*at + 2, end, &low) || low < 0xdc00 || low >= 0xe000)
+			return 0;
 		code = 0x10000 + ((code - 0xd800) << 10) + (low - 0xdc00);
 		*at += 6;
 	}

@@ -24,6 +24,10 @@ function unreachable(error) {
   return errors.of(ECONNREFUSED, `the agent is not running: ${where}: ${error.code || error.message}`);
 }
 
+function notUnderstood(verb) {
+  return errors.of(EIO, `${verb}: the agent's answer is not understood`);
+}
+
 /** The result in an answer's line. Throws. */
 function resultOf(verb, line) {
   let answer;
@@ -32,10 +36,11 @@ function resultOf(verb, line) {
   } catch (error) {
     answer = null;
   }
-  if (!answer || !Number.isInteger(answer.errno)) {
-    throw errors.of(EIO, `${verb}: the agent's answer is not understood`);
+  const failed = answer && Number.isInteger(answer.errno) && answer.errno !== 0;
+  if (!failed && !(answer && answer.errno === 0 && answer.result && typeof answer.result === "object")) {
+    throw notUnderstood(verb);
   }
-  if (answer.errno === 0) return answer.result;
+  if (!failed) return answer.result;
   const told = answer.message || `errno ${answer.errno}`;
   throw errors.of(answer.errno, told.startsWith(verb) ? told : `${verb}: ${told}`);
 }
@@ -81,6 +86,13 @@ function ask(verb, args, ends = false) {
   });
 }
 
+/** The list of that name in what the agent answers. */
+async function askRows(verb, args, name) {
+  const rows = (await ask(verb, args))[name];
+  if (!Array.isArray(rows) || !rows.every((row) => row && typeof row === "object")) throw notUnderstood(verb);
+  return rows;
+}
+
 /**
  * Who this VM is, at once: the agent writes it down beside its socket before a clone is answered. The rule who may ask is
  * the socket's.
@@ -98,4 +110,4 @@ function identity() {
   }
 }
 
-module.exports = { ask, identity };
+module.exports = { ask, askRows, identity };

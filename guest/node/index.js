@@ -2,7 +2,7 @@
 // promise would give; after a failure undefined, or a negative errno where that would be a number, and the error second.
 "use strict";
 
-const { ask, identity } = require("./calls");
+const { ask, askRows, identity } = require("./calls");
 const { GridcentricError, badArgument } = require("./errors");
 
 const CLONES_MOST = 1024;
@@ -67,7 +67,7 @@ function request_ticket(maxcpus, minvms, mincpuspervm, timeout, cb) {
       timeout_ms: number("request_ticket", "timeout", timeout, 0),
     });
     // whatever becomes of the listing, the ticket was given
-    const { tickets } = await ask("list-tickets", {}).catch(() => ({ tickets: [] }));
+    const tickets = await askRows("list-tickets", {}, "tickets").catch(() => []);
     return tickets.find(({ id }) => id === ticket) || { id: ticket, status: "granted", cpus: 0, vms: 0, mincpuspervm };
   });
 }
@@ -84,22 +84,22 @@ function clone(ticket, cb) {
 }
 
 function list_tickets(cb) {
-  return outcome("list_tickets", cb, async () => (await ask("list-tickets", {})).tickets);
+  return outcome("list_tickets", cb, () => askRows("list-tickets", {}, "tickets"));
 }
 
 /** The clones made on a ticket, with their addresses. */
 function list_ticket_domains(ticket, cb) {
-  return outcome("list_ticket_domains", cb, async () => {
-    return (await ask("list-ticket-domains", { ticket: ticketId("list_ticket_domains", ticket) })).clones;
+  return outcome("list_ticket_domains", cb, () => {
+    return askRows("list-ticket-domains", { ticket: ticketId("list_ticket_domains", ticket) }, "clones");
   });
 }
 
 function list(cb) {
-  return outcome("list", cb, async () => (await ask("list", {})).vms);
+  return outcome("list", cb, () => askRows("list", {}, "vms"));
 }
 
 function stat(cb) {
-  return outcome("stat", cb, async () => (await ask("stat", {})).vms);
+  return outcome("stat", cb, () => askRows("stat", {}, "vms"));
 }
 
 /** A barrier: `sync(ticket, timeout)` in the VM that cloned, `sync()` in a clone. 0 when all are here. */
@@ -139,7 +139,7 @@ function join_wait(...all) {
   return outcome("join_wait", cb, async () => {
     const args = { ticket: ticketId("join_wait", ticket) };
     if (timeout !== undefined) args.timeout_ms = number("join_wait", "timeout", timeout, 0);
-    return (await ask("join-wait", args)).clones.map(({ vmid: id, status, file }) => ({
+    return (await askRows("join-wait", args, "clones")).map(({ vmid: id, status, file }) => ({
       vmid: id,
       status,
       file: typeof file === "string" ? Buffer.from(file, "base64") : null,

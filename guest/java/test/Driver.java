@@ -121,7 +121,11 @@ public class Driver {
     }
 
     private static String text(Object text) {
-        return "\"" + text.toString().replace("\\", "\\\\").replace("\"", "\\\"") + "\"";
+        StringBuilder out = new StringBuilder("\"");
+        for (char c : text.toString().toCharArray()) {
+            out.append(c < ' ' || c == '"' || c == '\\' || Character.isSurrogate(c) ? String.format("\\u%04x", (int) c) : c);
+        }
+        return out.append('"').toString();
     }
 
     private static <T> String rows(List<T> rows, Function<T, String> shown) {

@@ -33,6 +33,17 @@ __attribute__((format(printf, 2, 3))) static void put(struct line *line, const c
 	va_end(values);
 }
 
+static void put_text(struct line *line, const char *text)
+{
+	put(line, "\"");
+	for (; *text; text++)
+		if (*text == '"' || *text == '\\' || (unsigned char)*text < ' ')
+			put(line, "\\u%04x", *text);
+		else
+			put(line, "%c", *text);
+	put(line, "\"");
+}
+
 static int number(const struct line *line, int at)
 {
 	return at < line->count ? atoi(line->words[at]) : 0;
@@ -63,25 +74,37 @@ static int lists(struct line *line)
 	if (is(line, "list_tickets")) {
 		if ((count = gc_list_tickets(&tickets)) < 0)
 			return -1;
-		for (int i = 0; i < count; i++)
-			put(line, "%s{\"id\":\"%s\",\"status\":\"%s\",\"cpus\":%d,\"vms\":%d,\"mincpuspervm\":%d}",
-			    i ? "," : "", tickets[i].id.value, gc_ticket_status_string(tickets[i].status),
-			    tickets[i].cpus, tickets[i].vms, tickets[i].mincpuspervm);
+		for (int i = 0; i < count; i++) {
+			put(line, "%s{\"id\":", i ? "," : "");
+			put_text(line, tickets[i].id.value);
+			put(line, ",\"status\":\"%s\",\"cpus\":%d,\"vms\":%d,\"mincpuspervm\":%d}",
+			    gc_ticket_status_string(tickets[i].status), tickets[i].cpus, tickets[i].vms,
+			    tickets[i].mincpuspervm);
+		}
 		free(tickets);
 	} else if (is(line, "list_ticket_domains")) {
 		if ((count = gc_list_ticket_domains(ticket(line, 1), &domains)) < 0)
 			return -1;
-		for (int i = 0; i < count; i++)
-			put(line, "%s{\"vmid\":%d,\"ip\":\"%s\",\"state\":\"%s\"}", i ? "," : "", domains[i].vmid,
-			    domains[i].ip, domains[i].state);
+		for (int i = 0; i < count; i++) {
+			put(line, "%s{\"vmid\":%d,\"ip\":", i ? "," : "", domains[i].vmid);
+			put_text(line, domains[i].ip);
+			put(line, ",\"state\":");
+			put_text(line, domains[i].state);
+			put(line, "}");
+		}
 		free(domains);
 	} else if (is(line, "list")) {
 		if ((count = gc_list(&vms)) < 0)
 			return -1;
 		for (int i = 0; i < count; i++) {
-			put(line, "%s{\"vmid\":%d,\"address\":\"%s\",\"generation\":%d,\"state\":\"%s\",\"host\":\"%s\",",
-			    i ? "," : "", vms[i].vmid, vms[i].address, vms[i].generation, vms[i].state, vms[i].host);
-			put(line, vms[i].parent < 0 ? "\"parent\":null}" : "\"parent\":%d}", vms[i].parent);
+			put(line, "%s{\"vmid\":%d,\"generation\":%d,\"address\":", i ? "," : "", vms[i].vmid,
+			    vms[i].generation);
+			put_text(line, vms[i].address);
+			put(line, ",\"state\":");
+			put_text(line, vms[i].state);
+			put(line, ",\"host\":");
+			put_text(line, vms[i].host);
+			put(line, vms[i].parent < 0 ? ",\"parent\":null}" : ",\"parent\":%d}", vms[i].parent);
 		}
 		free(vms);
 	} else if (is(line, "stat")) {
@@ -158,10 +181,10 @@ static void run(struct line *line)
 		}
 	if (is(line, "request_ticket")) {
 		result = gc_request_ticket(number(line, 1), number(line, 2), number(line, 3), number(line, 4), &uuid);
-		put(line, "\"%s\"", result ? "" : uuid.value);
+		put_text(line, result ? "" : uuid.value);
 	} else if (is(line, "my_ip")) {
 		result = gc_my_ip(ip, sizeof ip);
-		put(line, "\"%s\"", result ? "" : ip);
+		put_text(line, result ? "" : ip);
 	} else if (is(line, "ismaster")) {
 		result = gc_ismaster();
 		put(line, result ? "true" : "false");
@@ -193,16 +216,15 @@ static void beat(void)
 	nanosleep(&(struct timespec){.tv_nsec = BEAT_NS}, NULL);
 }
 
-static void answer(const struct line *line, const char *message, int beats)
+static void answer(struct line *line, const char *message, int beats)
 {
-	if (line->error)
-		printf("{\"errno\":%d,\"beats\":%d,\"message\":\"", line->error, beats);
-	else
+	if (!line->error) {
 		printf("{\"value\":%.*s,\"beats\":%d}\n", (int)line->length, line->value, beats);
-	for (const char *c = message; line->error && *c; c++)
-		printf(*c == '"' || *c == '\\' ? "\\%c" : "%c", *c);
-	if (line->error)
-		puts("\"}");
+	} else {
+		line->length = 0;
+		put_text(line, message);
+		printf("{\"errno\":%d,\"beats\":%d,\"message\":%s}\n", line->error, beats, line->value);
+	}
 	fflush(stdout);
 }
 

@@ -5,7 +5,7 @@ import errno as errnos
 import json
 import os
 import re
-from typing import Any, Callable, Dict, Generic, List, Optional, Type, TypeVar, Union
+from typing import Any, Callable, Dict, Generic, List, Optional, Sequence, Type, TypeVar, Union
 
 from gridcentric import errors
 from gridcentric.records import Clone, Joined, Memory, Ticket, Vm
@@ -56,10 +56,10 @@ class Call(Generic[T]):
             raise cut_off()
         try:
             answer = json.loads(line)
-            error, message = answer["errno"], answer.get("message") or ""
+            error, message = int(answer["errno"]), str(answer.get("message") or "")
             if not error:
                 return self._take(answer["result"])
-        except (ValueError, TypeError, KeyError, AttributeError) as found:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as found:
             text = f"{self.verb}: the agent's answer is not understood"
             raise errors.of(errnos.EIO, text) from found
         shown = message or os.strerror(error)
@@ -133,32 +133,31 @@ def clone(ticket: Union[str, int]) -> Call[int]:
     return Call("clone", args, _member("vmid", int))
 
 
-def list_tickets() -> Call[List[Ticket]]:
-    def take(result: Any) -> List[Ticket]:
-        return [Ticket(*(row[name] for name in Ticket._fields)) for row in result["tickets"]]
+def _rows(name: str, kind: Callable[..., T], fields: Sequence[str]) -> Callable[[Any], List[T]]:
+    """Makes records of the list of that name."""
+    members = _member(name, list)
 
-    return Call("list-tickets", {}, take)
+    def take(result: Any) -> List[T]:
+        return [kind(*(row[field] for field in fields)) for row in members(result)]
+
+    return take
+
+
+def list_tickets() -> Call[List[Ticket]]:
+    return Call("list-tickets", {}, _rows("tickets", Ticket, Ticket._fields))
 
 
 def list_ticket_domains(ticket: str) -> Call[List[Clone]]:
-    def take(result: Any) -> List[Clone]:
-        return [Clone(*(row[name] for name in Clone._fields)) for row in result["clones"]]
-
-    return Call("list-ticket-domains", {"ticket": _ticket("list_ticket_domains", ticket)}, take)
+    args = {"ticket": _ticket("list_ticket_domains", ticket)}
+    return Call("list-ticket-domains", args, _rows("clones", Clone, Clone._fields))
 
 
 def list_vms() -> Call[List[Vm]]:
-    def take(result: Any) -> List[Vm]:
-        return [Vm(*(row[name] for name in Vm._fields)) for row in result["vms"]]
-
-    return Call("list", {}, take)
+    return Call("list", {}, _rows("vms", Vm, Vm._fields))
 
 
 def stat() -> Call[List[Memory]]:
-    def take(result: Any) -> List[Memory]:
-        return [Memory(*(row[name] for name in Memory._fields)) for row in result["vms"]]
-
-    return Call("stat", {}, take)
+    return Call("stat", {}, _rows("vms", Memory, Memory._fields))
 
 
 def sync(ticket: Optional[str], timeout_ms: Optional[int]) -> Call[None]:
