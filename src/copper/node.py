@@ -25,6 +25,7 @@ from copper.controller.core import Core
 from copper.controller.hosts import Host, HttpHost
 from copper.controller.metrics import Measured
 from copper.controller.metrics import routes as metrics_routes
+from copper.garbage import look_at_what_is_new
 from copper.host.agent import HostAgent
 from copper.host.api import routes as host_routes
 from copper.host.controller_link import ControllerLink
@@ -140,6 +141,7 @@ def serve(settings: Settings) -> None:
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a VM takes some fifteen descriptors
+    look_at_what_is_new()
     with _alone(settings):
         asyncio.run(_serve(settings))
 

@@ -58,11 +58,12 @@ async def script(world: World, known: Known) -> None:
             await world.call(master, "clone", count=2)
         world.fail_thaws(False)
     late = await world.ticket("a-0")
+    known.unsure |= known.tickets  # all are over from now on
     world.later(301)
     await until(lambda: late not in {ticket.id for ticket in world.book.tickets()})
     await asyncio.sleep(0.02)  # and the step after it
     world.later(0)
-    known.tickets.clear()  # all are over
+    known.tickets.clear()
     with known.ending(*[vm for vm in known.vms if vm.startswith("a-")]):
         known.unsure |= known.tickets
         await world.core.kill("a")

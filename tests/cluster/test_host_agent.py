@@ -126,6 +126,7 @@ async def test_a_killed_agent_finds_all_its_machines_again(place: Place) -> None
     place.agree()
     assert [found for found in place.room.found() if found.thing == "memory-file"] == []
     assert place.told == []
+    await place.host.agent.vms.get("a-1").guest()
     assert await place.room.call("a-1", "list") == {"verb": "list"}
 
 

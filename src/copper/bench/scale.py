@@ -15,6 +15,7 @@ from copper.controller.access import Access
 from copper.controller.api import Front, install
 from copper.controller.book import Book
 from copper.controller.core import Core
+from copper.garbage import look_at_what_is_new
 from copper.model.api import Health, NewCluster, Strategy, ThawOrder
 from copper.model.errors import CopperError
 from copper.model.machine import Identity, address_of
@@ -33,6 +34,7 @@ def cluster_name(number: int) -> str:
 
 def fill(order: dict[str, Any]) -> dict[str, Any]:
     """order: path, hosts, clusters, each, times. → samples by what they are of; the store stays in `path`."""
+    look_at_what_is_new()  # as a node does
     return asyncio.run(_fill(order))
 
 
@@ -185,6 +187,7 @@ def open_book(order: dict[str, Any]) -> dict[str, Any]:
         await store.close()
         return {"open_s": open_s, "memory_mb": high_water_mb(), "vms": len(book.vms())}
 
+    look_at_what_is_new()  # as a node does
     return asyncio.run(opened())
 
 
@@ -211,4 +214,5 @@ def hosts_alone(order: dict[str, Any]) -> dict[str, Any]:
             await host.report()
         return {"memory_mb": high_water_mb()}
 
+    look_at_what_is_new()  # as a node does
     return asyncio.run(filled())

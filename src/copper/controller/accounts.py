@@ -108,7 +108,7 @@ class Accounts:
         self, book: Book, report_s: float = 2.0, clock: Callable[[], float] = time.time
     ) -> None:
         self._book = book
-        self._longest_s = GAP_REPORTS * report_s
+        self.report_s = report_s  # how often hosts report now
         self._clock = clock  # says which hour it is, and nothing else
         self._hosts: dict[str, _Host] = {}
         self._owners: dict[str, str] = {}  # by virtual cluster, also of those just deleted
@@ -165,7 +165,7 @@ class Accounts:
             total[3] += use.own_bytes
             total[4] += vm.reserved_bytes
         if host.at is not None:
-            elapsed = min(at - host.at, self._longest_s)
+            elapsed = min(at - host.at, GAP_REPORTS * self.report_s)
             for whose in host.amounts.keys() | amounts.keys():
                 pair = zip(host.amounts.get(whose, NONE), amounts.get(whose, NONE), strict=True)
                 _part_of(used, whose, now).areas = [(a + b) / 2 * elapsed for a, b in pair]

@@ -60,9 +60,9 @@ class Capacity:
                 self._count_vm(record, sign)
             elif isinstance(record, Ticket):
                 self._count_ticket(record, sign)
-        if isinstance(before, Vm) and before.state in HELD:
-            if not isinstance(after, Vm) or after.state not in HELD:
-                self._gave_back.add(before.host)
+        held = isinstance(after, Vm) and after.state in HELD
+        if isinstance(before, Vm) and before.state in HELD and not held:
+            self._gave_back.add(before.host)
 
     def _count_vm(self, vm: Vm, sign: int) -> None:
         if vm.state not in HELD:

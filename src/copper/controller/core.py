@@ -108,6 +108,7 @@ class Core:
         """Writes down what was counted and learnt, again and again, until it is cancelled."""
         while True:
             await asyncio.sleep(self.hosts.report_s)
+            self.accounts.report_s = self.hosts.round_s
             await self.learning.write()
             await self.accounts.write()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Any, Protocol
@@ -22,6 +23,9 @@ from copper.model.api import (
 from copper.model.audit import Inventory
 from copper.model.errors import CopperError, NotFound
 from copper.wire.http import Peer
+
+MOST_FOR_REPORTS = 0.15  # of a processor
+LONGEST_ROUND_S = 30.0
 
 log = logging.getLogger(__name__)
 
@@ -143,6 +147,8 @@ class Hosts:
         self.reports: dict[str, HostReport] = {}
         self._links: dict[str, Host] = {}
         self.report_s = report_s
+        self.round_s = report_s  # how long it takes now until each host has been measured again
+        self._cost_s = 0.0  # processor time of one report, as it was lately
         self._asking: dict[str, asyncio.Task[None]] = {}
         self._watchers: list[Callable[[HostReport], None]] = []
 
@@ -180,6 +186,11 @@ class Hosts:
         del self._asking[name]
 
     async def _ask(self, name: str) -> None:
+        began = time.thread_time()
+        await self._measure(name)
+        self._cost_s += (time.thread_time() - began - self._cost_s) / 16
+
+    async def _measure(self, name: str) -> None:
         try:
             async with asyncio.timeout(30):
                 report = await self._links[name].report()
@@ -195,16 +206,21 @@ class Hosts:
             seen(report)
 
     async def watch(self) -> None:
-        """Has all hosts measured again and again, until it is cancelled: each once in `report_s`."""
+        """Has all hosts measured again and again, until it is cancelled: each once in `round_s`.
+
+        That is `report_s`, and longer where measuring so many hosts would leave no time for who asks for something.
+        """
         clock = asyncio.get_running_loop().time
         while True:
             began, names = clock(), self.names()
+            busy_s = len(names) * self._cost_s / MOST_FOR_REPORTS
+            self.round_s = max(self.report_s, min(busy_s, LONGEST_ROUND_S))
             for number, name in enumerate(names):
                 # one after the other: all reports at once would hold up whoever asks for something
-                due = began + self.report_s * number / len(names)
+                due = began + self.round_s * number / len(names)
                 await asyncio.sleep(max(0.0, due - clock()))
                 self._measured_soon(name)
-            await asyncio.sleep(max(0.0, began + self.report_s - clock()))
+            await asyncio.sleep(max(0.0, began + self.round_s - clock()))
 
     @contextlib.asynccontextmanager
     async def watched(self) -> AsyncIterator[None]:

@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 Expected = Callable[[ClusterRow], int]  # bytes to reserve for one more clone
 
+LOOK_AGAIN_S = 1.0  # how often it is looked which tickets' time is over
+
 
 @dataclasses.dataclass(slots=True)
 class _Asked:
@@ -313,7 +315,7 @@ class Tickets:
                 if gone:
                     log.info("ticket %s was not used and is taken back", ticket.id)
                     await step("ticket.expired")
-            await asyncio.sleep(min(1.0, self._expires_s / 10))
+            await asyncio.sleep(LOOK_AGAIN_S)
 
     async def _renew(self) -> None:
         """The seconds of another boot of this host are no measure: those tickets begin anew."""

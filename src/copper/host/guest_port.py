@@ -63,9 +63,9 @@ class GuestPort:
         self._loop = asyncio.get_running_loop()
         self._reader, self._assembly = FrameReader(), messages.Assembly()
         self._dropped = 0
-        self._session = 0
-        self._beginning = b""
+        self._session, self._beginning = 0, b""
         self._ready: asyncio.Future[messages.Ready] | None = None
+        self._deadline: asyncio.Timeout | None = None
         self._is_ready = False
         self._hello_came = asyncio.Event()
         self._streams: dict[int, Stream] = {}
@@ -106,8 +106,8 @@ class GuestPort:
     ) -> messages.Ready:
         """Begins a session, in which the guest is `identity`; what the former one held is over.
 
-        `event` is boot, clone, adopt or resume; `call` the parent's call that a clone answers. Raises
-        TimedOut `deadline` seconds from now, CopperError if the guest cannot, or the channel closes.
+        `event` is boot, clone, adopt or resume; `call` the parent's call that a clone answers. Raises TimedOut
+        `deadline` seconds from now, or later by what hooks take, CopperError if it cannot, or the channel closes.
         """
         if self.closed.is_set():
             raise CopperError("the guest's channel was closed")
@@ -128,10 +128,12 @@ class GuestPort:
         self._socket.drop_queue()
         self._socket.send(SPOIL + self._beginning)
         try:
-            async with asyncio.timeout(deadline):
+            async with asyncio.timeout(deadline) as self._deadline:
                 return await self._ready
         except TimeoutError:
             raise TimedOut(f"the guest did not take its identity within {deadline:g} s") from None
+        finally:
+            self._deadline = None
 
     async def ping(self, deadline: float = 10) -> float:
         """Seconds that an answer of the agent took. Raises TimedOut, Conflict without a session."""
@@ -318,6 +320,8 @@ class GuestPort:
         match message:
             case messages.Ready() | messages.Failed():
                 self._take_beginning(message)
+            case messages.Working():
+                self._take_working(message)
             case messages.Call():
                 self._take_call(message)
             case messages.Cancel():
@@ -338,6 +342,11 @@ class GuestPort:
         else:
             why = f"{message.step}: {message.message}"
             self._fail_beginning(CopperError(f"the guest could not take its identity: {why}"))
+
+    def _take_working(self, message: messages.Working) -> None:
+        ends, self._deadline = self._deadline, None
+        if ends is not None and not ends.expired() and (at := ends.when()) is not None:
+            ends.reschedule(at + min(message.ms / 1000, messages.WORKING_MOST_S))
 
     def _take_of_stream(self, message: messages.Started | messages.Credit | messages.Exit) -> None:
         stream = self._streams.get(message.stream)

@@ -139,7 +139,7 @@ async def exec_in(socket: WebSocket, find: Find) -> None:
     async def work() -> None:
         opening = ExecOpening.model_validate(await _receive(socket))
         tty = opening.tty.model_dump() if opening.tty else None
-        command = await find().port.exec(opening.argv, opening.env, opening.cwd, tty)
+        command = await (await find().guest()).exec(opening.argv, opening.env, opening.cwd, tty)
         async with command:
             await _tell(socket, {"type": "started", "pid": command.pid})
             await _until_first(_show(socket, command), _take(socket, command))
@@ -193,7 +193,7 @@ async def push(socket: WebSocket, find: Find) -> None:
 
     async def work() -> None:
         opening = PushOpening.model_validate(await _receive(socket))
-        path = await find().port.push(
+        path = await (await find().guest()).push(
             opening.path,
             chunks(),
             name=opening.name,
@@ -210,7 +210,7 @@ async def pull(socket: WebSocket, find: Find) -> None:
 
     async def work() -> None:
         opening = PullOpening.model_validate(await _receive(socket))
-        file = await find().port.pull(opening.path)
+        file = await (await find().guest()).pull(opening.path)
         async with file:
             await _tell(
                 socket,

@@ -29,6 +29,22 @@ class Vm:
     paused_for: str = ""  # why it is paused, when nobody asked for it
     paused_at: float = 0.0  # of the monotonic clock; 0: since before this agent began
     turn: asyncio.Lock = dataclasses.field(default_factory=asyncio.Lock)  # to stop it, or freeze it
+    greeting: asyncio.Task[None] | None = None  # a new agent's first session with its guest
+
+    @classmethod
+    def of(cls, record: VmRecord, machine: Machine) -> Vm:
+        """A VM that an earlier host agent had, as it wrote it down."""
+        return cls(
+            record.identity,
+            record.template,
+            machine,
+            "paused" if record.paused else "running",
+            record.ready_ms,
+            limits=record.limits,
+            reserved_bytes=record.reserved_bytes,
+            began=record.began,
+            paused_for=record.paused_for,
+        )
 
     @property
     def name(self) -> str:
@@ -36,6 +52,12 @@ class Vm:
 
     @property
     def port(self) -> Guest:
+        return self.machine.guest
+
+    async def guest(self) -> Guest:
+        """The guest, once it knows this host agent."""
+        if self.greeting is not None:
+            await asyncio.shield(self.greeting)
         return self.machine.guest
 
     @property

@@ -162,6 +162,11 @@ class Vms:
         except CopperError as error:
             log.warning("VM %s runs, but its agent does not answer: %s", vm.name, error)
 
+    async def _greet_in_turn(self, vm: Vm) -> None:
+        async with self._waking:
+            if self._vms.get(vm.name) is vm and vm.state == "running":
+                await self._greet(vm)
+
     def ended(self, machine: Machine, reason: str) -> None:
         """A VM that ends on its own is cleaned up, and the controller is told why."""
         vm = self._vms.get(machine.name)
@@ -174,9 +179,10 @@ class Vms:
         await asyncio.wait({ending})
         await self._controller.ended(ended)
 
-    def _tell(self, what: Coroutine[None, None, None]) -> None:
+    def _tell(self, what: Coroutine[None, None, None]) -> asyncio.Task[None]:
         self._telling.add(task := asyncio.create_task(what))
         task.add_done_callback(self._telling.discard)
+        return task
 
     def _end(self, vm: Vm) -> asyncio.Task[None]:
         """Nobody finds it from now on; whoever asks for its end, or for its name anew, waits for this task."""
@@ -229,6 +235,7 @@ class Vms:
     async def freeze(self, name: str) -> tuple[str, Pause, float]:
         """Freezes a VM into an image that this host holds until `release`: its id, the pause, ms in all."""
         vm = self.awake(name)
+        await vm.guest()
         started = time.perf_counter()
         async with vm.turn:
             self.awake(name)
@@ -346,7 +353,10 @@ class Vms:
             else:
                 records.append(record)
         found = await asyncio.gather(*(self._adopt(record) for record in records))
-        await asyncio.gather(*(self._greet(vm) for vm in found if vm and vm.state == "running"))
+        for vm in found:
+            if vm is not None and vm.state == "running":
+                # they are found: that their guests take a moment each holds up nobody else
+                vm.greeting = self._tell(self._greet_in_turn(vm))
         known = {record.unit for record, vm in zip(records, found, strict=True) if vm is not None}
         await self.hypervisor.clear(known)
 
@@ -359,28 +369,17 @@ class Vms:
             self._records.remove(name)
             await self._controller.ended(VmEnded(vm=name, reason="it ended with its host"))
             return None
-        state: VmState = "paused" if record.paused else "running"
-        vm = Vm(
-            record.identity,
-            record.template,
-            machine,
-            state,
-            record.ready_ms,
-            limits=record.limits,
-            reserved_bytes=record.reserved_bytes,
-            began=record.began,
-            paused_for=record.paused_for,
-        )
+        vm = Vm.of(record, machine)
         self._keep(vm)
         return vm
 
     async def leave(self) -> None:
         """The host agent ends; its VMs run on."""
-        for task in self._starting.values():
+        greetings = [vm.greeting for vm in self._vms.values() if vm.greeting is not None]
+        for task in (*self._starting.values(), *greetings):
             task.cancel()
-        await asyncio.gather(
-            *self._starting.values(), *self._ending.values(), return_exceptions=True
-        )
+        going = (*self._starting.values(), *self._ending.values(), *greetings)
+        await asyncio.gather(*going, return_exceptions=True)
         if self._refilling is not None:
             self._refilling.cancel()
             await asyncio.gather(self._refilling, return_exceptions=True)

@@ -16,6 +16,7 @@ from pydantic import Discriminator, Field, TypeAdapter, ValidationError
 from copper.wire import frames
 
 MESSAGE_MOST = 262_144  # bytes of JSON, over all its frames
+WORKING_MOST_S = 3600.0  # that a guest's hooks may ask for
 
 Number = Annotated[int, Field(ge=0, le=0xFFFF_FFFF)]
 Text = Annotated[str, Field(max_length=4096)]
@@ -49,6 +50,15 @@ class Failed:
     session: Number
     step: Text
     message: Text
+
+
+@dataclass(frozen=True, slots=True)
+class Working:
+    """The guest runs its hooks: within `ms` milliseconds it is ready, or failed."""
+
+    type: Literal["working"]
+    session: Number
+    ms: Annotated[int, Field(ge=0)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +133,7 @@ class Pong:
     id: Number
 
 
-FromGuest = Hello | Ready | Failed | Call | Cancel | Started | Exit | Credit | Pong
+FromGuest = Hello | Ready | Failed | Working | Call | Cancel | Started | Exit | Credit | Pong
 _from_guest: TypeAdapter[FromGuest] = TypeAdapter(Annotated[FromGuest, Discriminator("type")])
 
 

@@ -1,6 +1,7 @@
 """Named steps of what Copper does, where a test can stop it as a crash would.
 
-`step` does nothing unless a test has put a hook here. Each name is `VERB.WHAT-WAS-JUST-DONE`; `host.…` are the host agent's.
+`step` does nothing unless a test has put a hook here. Each name is `VERB.WHAT-WAS-JUST-DONE`; `host.…` are the host
+agent's.
 """
 
 from __future__ import annotations
