@@ -2,10 +2,12 @@
 #include "agent.h"
 #include "channel.h"
 #include "exec.h"
+#include "hooks.h"
 #include "identity.h"
 #include "local.h"
 #include "loop.h"
 #include "streams.h"
+#include "turns.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -25,6 +27,7 @@ struct options options = {
 	.socket = "/run/gridcentric/agent.sock",
 	.run_dir = "/run/gridcentric",
 	.log_dir = "/var/log/gridcentric",
+	.conf_dir = "/etc/gridcentric",
 	.identity = true,
 };
 
@@ -61,29 +64,83 @@ static void say_ready(uint32_t session)
 			       (json_int_t)(info.loads[0] * 100 >> SI_LOAD_SHIFT)));
 }
 
+/* A session in which this VM is not ready yet: hooks run, or it could not be what it was to be. */
+static struct {
+	struct hook_run *hooks;
+	uint32_t call;
+	bool is_clone, failed;
+} becoming;
+
+static void tell_failed(const char *step, const char *message)
+{
+	becoming.failed = true;
+	channel_send(json_pack("{s:s, s:I, s:s, s:s}", "type", "failed", "session", (json_int_t)channel_session(),
+			       "step", step, "message", message));
+}
+
+static void become(json_t *hooks_failed)
+{
+	say_ready(channel_session());
+	channel_flush(); /* the host goes on while the programs here wake up */
+	local_session(becoming.call, becoming.is_clone, hooks_failed);
+}
+
+static void clone_hooks_over(void *owner, json_t *failed, bool fatal)
+{
+	(void)owner;
+	char which[640], message[656];
+	const char *name = json_text(identity(), "name");
+	becoming.hooks = NULL;
+	if (!fatal) {
+		become(failed);
+		return;
+	}
+	hooks_last(failed, which, sizeof which);
+	snprintf(message, sizeof message, "hook %s", which);
+	tell_failed(name ? name : "?", message);
+}
+
+/* Each clone's hooks run before it is handed out; how long they may take is told. */
+static void run_clone_hooks(uint32_t session)
+{
+	json_t *environment = hooks_environment(identity(), json_text(identity(), "ticket"), NULL);
+	becoming.hooks = hooks_run(HOOKS_IN_CLONE, environment, clone_hooks_over, NULL);
+	if (becoming.hooks)
+		channel_send(json_pack("{s:s, s:I, s:I}", "type", "working", "session", (json_int_t)session, "ms",
+				       (json_int_t)hooks_most_ms(becoming.hooks)));
+}
+
 static void take_session(const json_t *message, uint32_t session, int64_t received_ns)
 {
 	const char *event = json_text(message, "event"), *step;
 	bool is_clone = event && !strcmp(event, "clone");
+	uint32_t call = (uint32_t)json_number(message, "call", 0);
 	if (!session || json_number(message, "session", 0) != session)
 		return;
 	if (session == channel_session()) { /* the same message twice has one effect */
-		say_ready(session);
+		if (!becoming.hooks && !becoming.failed)
+			say_ready(session);
 		return;
 	}
 	channel_begin(session);
 	streams_detach(is_clone ? HEIR_NOBODY : HEIR_NEXT_SESSION);
 	if (is_clone)
 		exec_disown();
+	turns_session(call, is_clone);
+	becoming.failed = false;
 	int error = identity_take(message, received_ns, &step);
 	if (error) {
-		channel_send(json_pack("{s:s, s:I, s:s, s:s}", "type", "failed", "session", (json_int_t)session, "step",
-				       step, "message", strerror(error)));
+		tell_failed(step, strerror(error));
 		return;
 	}
-	say_ready(session);
-	channel_flush(); /* the host goes on while the programs here wake up */
-	local_session((uint32_t)json_number(message, "call", 0));
+	if (becoming.hooks && !is_clone)
+		return; /* a new host waits for the same hooks */
+	becoming.call = call;
+	becoming.is_clone = is_clone;
+	if (is_clone && !becoming.hooks)
+		run_clone_hooks(session);
+	if (!becoming.hooks)
+		become(NULL);
 }
 
 static void take_message(const json_t *message, uint32_t session, int64_t received_ns)
@@ -154,7 +211,8 @@ static _Noreturn void usage(FILE *to, int status)
 	      "  --port PATH     the channel: a virtio port's device, or a Unix socket to connect to\n"
 	      "  --socket PATH   where programs connect (/run/gridcentric/agent.sock)\n"
 	      "  --run-dir DIR   identity and generation (/run/gridcentric)\n"
-	      "  --log-dir DIR   output of commands that nobody reads any more (/var/log/gridcentric)\n"
+	      "  --log-dir DIR   output of hooks, and of commands that nobody reads any more (/var/log/gridcentric)\n"
+	      "  --conf-dir DIR  hooks, and agent.conf (/etc/gridcentric)\n"
 	      "  --no-identity   leave this machine's random pool, clock and host name alone\n"
 	      "  --version, --help\n",
 	      to);
@@ -166,8 +224,9 @@ static void read_options(int argc, char **argv)
 	static const struct option known[] = {
 		{"port", required_argument, NULL, 'p'},	   {"socket", required_argument, NULL, 's'},
 		{"run-dir", required_argument, NULL, 'r'}, {"log-dir", required_argument, NULL, 'l'},
-		{"no-identity", no_argument, NULL, 'n'},   {"version", no_argument, NULL, 'v'},
-		{"help", no_argument, NULL, 'h'},	   {NULL, 0, NULL, 0},
+		{"conf-dir", required_argument, NULL, 'c'}, {"no-identity", no_argument, NULL, 'n'},
+		{"version", no_argument, NULL, 'v'},	   {"help", no_argument, NULL, 'h'},
+		{NULL, 0, NULL, 0},
 	};
 	int option;
 	while ((option = getopt_long(argc, argv, "", known, NULL)) != -1)
@@ -176,6 +235,7 @@ static void read_options(int argc, char **argv)
 		case 's': options.socket = optarg; break;
 		case 'r': options.run_dir = optarg; break;
 		case 'l': options.log_dir = optarg; break;
+		case 'c': options.conf_dir = optarg; break;
 		case 'n': options.identity = false; break;
 		case 'v': puts(VERSION); exit(0);
 		case 'h': usage(stdout, 0);

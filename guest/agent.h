@@ -11,7 +11,8 @@ struct options {
 	const char *port;    /* a character device or a Unix socket; NULL: find the virtio port */
 	const char *socket;  /* where programs in the guest connect */
 	const char *run_dir; /* identity and generation */
-	const char *log_dir; /* output of commands that nobody reads any more */
+	const char *log_dir; /* output of hooks, and of commands that nobody reads any more */
+	const char *conf_dir; /* the administrator's: hooks, and agent.conf */
 	bool identity;	     /* change this machine's random pool, clock and host name */
 };
 extern struct options options;

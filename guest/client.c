@@ -111,10 +111,15 @@ static bool make_room(struct client *client)
 	return false;
 }
 
+static bool client_is_busy(const struct client *client)
+{
+	return client->call || client->stalled || client->in_turn;
+}
+
 /* Handles the lines that are there, one at a time, until one waits for the host or for its reader. */
 static void take_lines(struct client *client)
 {
-	while (!client->ends && !client->call && !client->stalled && !client->out && client->in) {
+	while (!client->ends && !client_is_busy(client) && !client->out && client->in) {
 		char *newline = memchr(client->in, '\n', client->in_length);
 		if (!newline)
 			break;
@@ -141,7 +146,7 @@ void client_continue(struct client *client)
 	}
 	if (client->out)
 		loop_watch(&client->source, EPOLLOUT);
-	else if (client->call || client->stalled)
+	else if (client_is_busy(client))
 		loop_watch(&client->source, EPOLLET); /* only hang-ups and errors, which are always told */
 	else
 		loop_watch(&client->source, EPOLLIN);

@@ -13,9 +13,11 @@ struct client {
 	char *in, *out;
 	size_t in_length, in_room, out_start, out_end;
 	uint32_t call; /* asked of the host, and not yet answered; 0: none */
+	uint32_t session; /* in which it was asked */
 	const struct verb *verb;
 	char *args;    /* of a call that may be asked again */
 	bool ends, stalled;
+	bool in_turn; /* its clone waits for others, or for hooks: see turns.h */
 };
 
 /* Takes the next request out of what was read: client.c calls it whenever nothing is under way. */

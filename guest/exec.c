@@ -2,6 +2,7 @@
 #include "exec.h"
 #include "agent.h"
 #include "channel.h"
+#include "hooks.h"
 #include "leftover.h"
 #include "loop.h"
 #include "spawn.h"
@@ -337,9 +338,15 @@ void exec_disown(void)
 
 void exec_reap(void)
 {
-	int status;
-	pid_t pid;
-	while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
+	siginfo_t told = {0};
+	while (!waitid(P_ALL, 0, &told, WEXITED | WNOHANG | WNOWAIT) && told.si_pid) {
+		int status;
+		pid_t pid = told.si_pid;
+		told.si_pid = 0;
+		hooks_ending(pid);
+		if (waitpid(pid, &status, WNOHANG) != pid)
+			break;
+		hooks_ended(pid, status);
 		for (struct command *command = commands; command; command = command->next)
 			if (command->pid == pid && !command->ended) {
 				command->ended = true;
@@ -347,4 +354,5 @@ void exec_reap(void)
 				finish_if_done(command);
 				break;
 			}
+	}
 }

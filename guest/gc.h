@@ -32,6 +32,7 @@ bool gc_is_uuid(const char *text);
 /* gc_show.c */
 int show_nothing(const json_t *result, bool as_json);
 int show_vmid(const json_t *result, bool as_json);
+int show_cloned(const json_t *result, bool as_json);
 int show_ip(const json_t *result, bool as_json);
 int show_master(const json_t *result, bool as_json);
 int show_generation(const json_t *result, bool as_json);

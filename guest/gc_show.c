@@ -41,6 +41,15 @@ int show_vmid(const json_t *result, bool as_json)
 	return print(result, "vmid");
 }
 
+int show_cloned(const json_t *result, bool as_json)
+{
+	size_t i;
+	const json_t *hook;
+	json_array_foreach(json_object_get(result, "hooks"), i, hook)
+		gc_complain("clone: hook %s failed: %s", text_of(hook, "name"), text_of(hook, "message"));
+	return show_vmid(result, as_json);
+}
+
 int show_ip(const json_t *result, bool as_json)
 {
 	(void)as_json;

@@ -157,7 +157,7 @@ static json_t *request_kill_generation(int argc, char **argv, const char **sent)
 
 const struct gc_verb gc_verbs[] = {
 	{"clone", NULL, "COUNT|TICKET", "forks this VM; prints the vmid of the VM that it returns in, 0 in the caller",
-	 request_clone, show_vmid, false},
+	 request_clone, show_cloned, false},
 	{"vmid", NULL, "", "prints this VM's number: 0 in the master", request_nothing, show_vmid, false},
 	{"ismaster", NULL, "", "exits with 0 in the master, with 1 in a clone", request_nothing, show_master, false},
 	{"my-ip", NULL, "", "prints this VM's address on the private network", request_nothing, show_ip, false},

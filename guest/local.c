@@ -4,6 +4,7 @@
 #include "channel.h"
 #include "client.h"
 #include "identity.h"
+#include "turns.h"
 #include "verbs.h"
 
 #include <errno.h>
@@ -12,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -26,7 +28,7 @@ static struct client *clients;
 static size_t client_count;
 static uint32_t last_call;
 
-static void forget_call(struct client *client)
+void local_forget(struct client *client)
 {
 	client->call = 0;
 	free(client->args);
@@ -35,6 +37,7 @@ static void forget_call(struct client *client)
 
 static void gone(struct client *client)
 {
+	turns_gone(client);
 	if (client->call)
 		channel_send(json_pack("{s:s, s:I}", "type", "cancel", "call", (json_int_t)client->call));
 	for (struct client **at = &clients; *at; at = &(*at)->next)
@@ -47,14 +50,28 @@ static void gone(struct client *client)
 	loop_watch(&listener, EPOLLIN);
 }
 
-static void send_call(const struct client *client, json_t *args)
+static uint32_t next_call(void)
+{
+	return ++last_call ? last_call : ++last_call;
+}
+
+static void send_call(struct client *client, json_t *args)
 {
 	struct ucred peer = {.pid = 0, .uid = (uid_t)-1};
 	socklen_t length = sizeof peer;
 	getsockopt(client->source.fd, SOL_SOCKET, SO_PEERCRED, &peer, &length);
+	client->session = channel_session();
 	channel_send(json_pack("{s:s, s:I, s:s, s:o, s:i, s:I}", "type", "call", "call", (json_int_t)client->call,
 			       "verb", client->verb->name, "args", args, "pid", (int)peer.pid, "uid",
 			       (json_int_t)peer.uid));
+}
+
+uint32_t local_ask(struct client *client, const struct verb *verb, json_t *args)
+{
+	client->call = next_call();
+	client->verb = verb;
+	send_call(client, json_incref(args));
+	return client->call;
 }
 
 static void ask_host(struct client *client, const struct verb *verb, json_t *args)
@@ -64,15 +81,26 @@ static void ask_host(struct client *client, const struct verb *verb, json_t *arg
 		client->stalled = true;
 		return;
 	}
-	if (length > (verb->only_reads ? ARGS_KEPT : 96 << 10)) {
+	if (length > (verb->again == AGAIN_ALWAYS ? ARGS_KEPT : 96 << 10)) {
 		client_answer(client, EINVAL, "the arguments are too long", NULL);
 		return;
 	}
-	if (verb->only_reads && (client->args = calloc(1, length + 1)))
+	if (!strcmp(verb->name, "clone") && turns_take(client, args))
+		return;
+	if (verb->again != AGAIN_NEVER && length <= ARGS_KEPT && (client->args = calloc(1, length + 1)))
 		json_dumpb(args, client->args, length, JSON_COMPACT);
-	client->call = ++last_call ? last_call : ++last_call;
-	client->verb = verb;
-	send_call(client, json_incref(args));
+	local_ask(client, verb, args);
+}
+
+/* What the host kept for the program until it has it. */
+static void tell_collected(const struct client *client, const json_t *result)
+{
+	json_t *args = client->args ? json_loads(client->args, 0, NULL) : NULL;
+	json_t *ticket = json_object_get(args, "ticket");
+	if (ticket && !strcmp(client->verb->name, "join-wait") && !json_object_get(result, "next"))
+		channel_send(json_pack("{s:s, s:I, s:s, s:{s:O}}", "type", "call", "call", (json_int_t)next_call(),
+				       "verb", "join-collected", "args", "ticket", ticket));
+	json_decref(args);
 }
 
 static void take_line(struct client *client, const char *line, size_t length)
@@ -109,38 +137,54 @@ static void take_line(struct client *client, const char *line, size_t length)
 void local_reply(const json_t *reply)
 {
 	int64_t call = json_number(reply, "call", 0);
+	if (turns_reply((uint32_t)call, reply))
+		return;
 	struct client *client = clients;
 	while (client && (client->call == 0 || client->call != call))
 		client = client->next;
 	if (!client)
 		return; /* its program has gone away */
-	forget_call(client);
-	client_answer(client, (int)json_number(reply, "errno", EIO), json_text(reply, "message"),
-		      json_incref(json_object_get(reply, "result")));
+	json_t *result = json_object_get(reply, "result");
+	int error = (int)json_number(reply, "errno", EIO);
+	if (!error)
+		tell_collected(client, result);
+	local_forget(client);
+	client_answer(client, error, json_text(reply, "message"), json_incref(result));
 	client_continue(client);
 }
 
-void local_session(uint32_t call)
+static json_t *made(json_t *hooks)
 {
+	json_t *result = verb_named("vmid")->answer(identity());
+	if (hooks)
+		json_object_set(result, "hooks", hooks);
+	return result;
+}
+
+void local_session(uint32_t call, bool is_clone, json_t *hooks)
+{
+	turns_made(call);
 	for (struct client *client = clients, *next; client; client = next) {
 		next = client->next;
-		if (!client->call)
+		if (!client->call || client->session == channel_session())
 			continue;
-		json_t *args = client->args ? json_loads(client->args, 0, NULL) : NULL;
+		bool again = client->verb->again == AGAIN_ALWAYS || (client->verb->again == AGAIN_HERE && !is_clone);
+		json_t *args = client->args && again ? json_loads(client->args, 0, NULL) : NULL;
 		if (args) {
 			send_call(client, args);
 			continue;
 		}
 		bool ours = client->call == call;
-		forget_call(client);
+		local_forget(client);
 		client_answer(client, ours ? 0 : EIO, ours ? NULL : "the host side was cut off; nothing is known of it",
-			      ours ? verb_named("vmid")->answer(identity()) : NULL);
+			      ours ? made(hooks) : NULL);
 		client_continue(client);
 	}
 }
 
 void local_resume(void)
 {
+	turns_resume();
 	for (struct client *client = clients, *next; client; client = next) {
 		next = client->next;
 		if (client->stalled && channel_roomy()) {
@@ -190,6 +234,9 @@ void local_open(const char *path)
 		refuse(path, strerror(errno));
 	umask(mask);
 	listener_path = path;
+	/* not the number of a call that a former agent of this VM made: the host tells calls apart by it */
+	if (getrandom(&last_call, sizeof last_call, GRND_NONBLOCK) < 0)
+		last_call = (uint32_t)monotonic_ns();
 	loop_watch(&listener, EPOLLIN);
 }
 

@@ -5,10 +5,17 @@
 #include <jansson.h>
 #include <stdbool.h>
 
+/* Whether a call that a session's end cut off is asked again in the next one. */
+enum again {
+	AGAIN_NEVER,
+	AGAIN_HERE, /* unless this is a clone by now: it was the parent's */
+	AGAIN_ALWAYS, /* it only reads */
+};
+
 struct verb {
 	const char *name;
 	json_t *(*answer)(const json_t *identity); /* the result, from what the agent knows; NULL: the host answers */
-	bool only_reads;			   /* may be asked again when a session is cut off */
+	enum again again;
 };
 
 const struct verb *verb_named(const char *name); /* NULL: unknown */

@@ -138,6 +138,7 @@ async def running_guest(*, sanitized: bool = True) -> AsyncIterator[Guest]:
         listener.listen()
         listener.setblocking(False)
         options = {"port": "port", "socket": "agent.sock", "run-dir": "run", "log-dir": "log"}
+        options["conf-dir"] = "etc"
         process = await asyncio.create_subprocess_exec(
             folder / "gridcentric-agent",
             "--no-identity",
