@@ -164,27 +164,40 @@ static json_t *read_answer(int fd)
 	return answer;
 }
 
-static int ask(const struct gc_verb *verb, const char *sent, json_t *args, bool as_json)
+/* One request and its answer: the exit status. *next becomes where a long answer goes on; NULL: it is whole. */
+static int ask_once(int fd, const struct gc_verb *verb, const char *sent, json_t *args, bool as_json, json_t **next)
 {
-	json_t *request = json_pack("{s:s, s:o}", "verb", sent, "args", args);
+	json_t *request = json_pack("{s:s, s:O}", "verb", sent, "args", args);
 	char *text = json_dumps(request, JSON_COMPACT);
-	int fd = reach_agent();
 	if (text && send_all(fd, text, strlen(text)))
 		send_all(fd, "\n", 1);
-	json_t *answer = read_answer(fd);
+	json_t *answer = read_answer(fd), *result = json_object_get(answer, "result");
 	int status = (int)json_number(answer, "errno", EIO);
 	if (status) {
 		const char *message = json_text(answer, "message");
-		gc_complain("%s%s%s", message && !strncmp(message, sent, strlen(sent)) ? "" : verb->name,
-			    message && !strncmp(message, sent, strlen(sent)) ? "" : ": ",
-			    message ? message : strerror(status));
+		bool named = message && !strncmp(message, verb->name, strlen(verb->name));
+		gc_complain("%s%s%s", named ? "" : verb->name, named ? "" : ": ", message ? message : strerror(status));
 		status = status > 0 && status < 256 ? status : EIO;
 	} else {
-		status = verb->show(json_object_get(answer, "result"), as_json);
+		status = verb->show(result, as_json);
 	}
+	*next = json_incref(json_object_get(result, "next"));
 	json_decref(answer);
 	json_decref(request);
 	free(text);
+	return status;
+}
+
+static int ask(const struct gc_verb *verb, const char *sent, json_t *args, bool as_json)
+{
+	int status, fd = reach_agent();
+	json_t *next;
+	do {
+		status = ask_once(fd, verb, sent, args, as_json, &next);
+		if (next)
+			json_object_set_new(args, "after", next);
+	} while (!status && next);
+	json_decref(args);
 	close(fd);
 	return status;
 }

@@ -2,8 +2,9 @@
 #include "gc.h"
 #include "agent.h"
 
-#include <inttypes.h>
+#include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -99,17 +100,49 @@ int show_domains(const json_t *result, bool as_json)
 	return 0;
 }
 
+const char *show_joined_folder;
+
+static bool write_all(FILE *file, const uint8_t *bytes, size_t length)
+{
+	bool whole = file && fwrite(bytes, 1, length, file) == length;
+	return (file && !fclose(file)) && whole;
+}
+
+/* A clone's file becomes FOLDER/VMID. */
+static int keep_file(const json_t *clone)
+{
+	char path[4096];
+	const char *text = json_text(clone, "file");
+	if (!text || !show_joined_folder)
+		return 0;
+	size_t room = strlen(text) + 1;
+	uint8_t *bytes = malloc(room);
+	ptrdiff_t length = bytes ? base64_decode(text, bytes, room) : -1;
+	errno = length < 0 ? EIO : 0;
+	if (snprintf(path, sizeof path, "%s/%s", show_joined_folder, text_of(clone, "vmid")) >= (int)sizeof path)
+		errno = ENAMETOOLONG;
+	bool kept = !errno && write_all(fopen(path, "we"), bytes, (size_t)length);
+	if (!kept)
+		gc_complain("join: --files: %s: %s", path, strerror(errno));
+	free(bytes);
+	return kept ? 0 : EIO;
+}
+
 int show_joined(const json_t *result, bool as_json)
 {
 	(void)as_json;
 	size_t i;
+	int status = 0;
 	const json_t *clone, *clones = json_object_get(result, "clones");
 	if (!clones) /* this clone ends: its processor stops somewhere in here */
 		for (;;)
 			pause();
-	json_array_foreach(clones, i, clone)
+	json_array_foreach(clones, i, clone) {
 		printf("%s %s\n", text_of(clone, "vmid"), text_of(clone, "status"));
-	return 0;
+		if (keep_file(clone))
+			status = EIO;
+	}
+	return status;
 }
 
 /* A table with a head line; every column as wide as its widest cell, the last one as it is. */

@@ -7,6 +7,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 enum { COUNT_MOST = 1024, FILE_MOST = 48 << 10 /* in base64 it fits a request's line */ };
 
@@ -89,12 +91,32 @@ static char *file_in_base64(const char *path)
 	return text;
 }
 
-static json_t *join_wait(int argc, char **argv, const char **sent)
+/* Takes an option and its value out of the arguments; NULL: it is not there. */
+static const char *take_option(const char *option, int *argc, char **argv)
+{
+	const char *value = NULL;
+	int kept = 0;
+	for (int i = 0; i < *argc; i++)
+		if (!strcmp(argv[i], option) && i + 1 < *argc)
+			value = argv[++i];
+		else
+			argv[kept++] = argv[i];
+	*argc = kept;
+	return value;
+}
+
+static json_t *join_wait(int argc, char **argv, const char **sent, const char *folder)
 {
 	int64_t timeout = 0;
-	if (!gc_count_args(*sent, argc, 1, 2) ||
+	if (!gc_count_args(*sent, argc, 1, 2) || !uuid(*sent, argv[0]) ||
 	    (argc == 2 && !gc_number(*sent, "TIMEOUT_MS", argv[1], 0, INT_MAX, &timeout)))
 		return NULL;
+	struct stat status;
+	if (folder && (stat(folder, &status) || !S_ISDIR(status.st_mode) || access(folder, W_OK | X_OK))) {
+		gc_complain("join: --files: expected a directory to write to, got '%s'", folder);
+		return NULL;
+	}
+	show_joined_folder = folder;
 	*sent = "join-wait";
 	json_t *args = json_pack("{s:s}", "ticket", argv[0]);
 	if (argc == 2)
@@ -104,17 +126,10 @@ static json_t *join_wait(int argc, char **argv, const char **sent)
 
 static json_t *request_join(int argc, char **argv, const char **sent)
 {
-	const char *file = NULL;
 	int64_t status = 0;
-	int kept = 0;
-	for (int i = 0; i < argc; i++)
-		if (!strcmp(argv[i], "--file") && i + 1 < argc)
-			file = argv[++i];
-		else
-			argv[kept++] = argv[i];
-	argc = kept;
-	if (argc && gc_is_uuid(argv[0]) && !file)
-		return join_wait(argc, argv, sent);
+	const char *file = take_option("--file", &argc, argv), *folder = take_option("--files", &argc, argv);
+	if (folder || (argc && gc_is_uuid(argv[0]) && !file))
+		return join_wait(argc, argv, sent, folder);
 	if (!gc_count_args(*sent, argc, 0, 1))
 		return NULL;
 	bool report = !argc || strcmp(argv[0], "noreport");
@@ -171,7 +186,7 @@ const struct gc_verb gc_verbs[] = {
 	 false},
 	{"sync", NULL, "[TICKET TIMEOUT_MS]", "waits until the caller and all live clones of a ticket are here",
 	 request_sync, show_nothing, false},
-	{"join", NULL, "[STATUS|noreport] [--file FILE] | TICKET [TIMEOUT_MS]",
+	{"join", NULL, "[STATUS|noreport] [--file FILE] | TICKET [TIMEOUT_MS] [--files DIRECTORY]",
 	 "ends this clone and reports; or waits until every clone of a ticket ended", request_join, show_joined, false},
 	{"kill", NULL, "VMID…", "ends these clones", request_kill, show_nothing, false},
 	{"kill-generation", NULL, "VMID", "ends all clones that were made together with this one",

@@ -128,19 +128,21 @@ bool hook_list_any(void)
 
 int hook_limit_ms(void)
 {
-	char path[256], line[256];
-	int limit_s = LIMIT_S, number;
+	char path[256], line[256], value[32];
+	int limit_s = LIMIT_S;
 	if (snprintf(path, sizeof path, "%s/agent.conf", options.conf_dir) >= (int)sizeof path)
 		return limit_s * 1000;
 	FILE *file = fopen(path, "re");
 	while (file && fgets(line, sizeof line, file)) {
-		if (sscanf(line, " hook_timeout_s = %d", &number) != 1)
+		if (sscanf(line, " hook_timeout_s = %31s", value) != 1)
 			continue;
-		if (number >= 1 && number <= LIMIT_S_MOST)
-			limit_s = number;
+		char *end;
+		long number = strtol(value, &end, 10);
+		if (!*end && number >= 1 && number <= LIMIT_S_MOST)
+			limit_s = (int)number;
 		else
-			fprintf(stderr, "gridcentric-agent: %s: hook_timeout_s: expected 1 to %d, got %d\n", path,
-				LIMIT_S_MOST, number);
+			fprintf(stderr, "gridcentric-agent: %s: hook_timeout_s: expected 1 to %d, got %s\n", path,
+				LIMIT_S_MOST, value);
 	}
 	if (file)
 		fclose(file);

@@ -195,6 +195,39 @@ async def test_what_only_reads_is_asked_again_and_the_rest_fails(guest: Guest) -
     assert (await ended(listing)).status == 0
 
 
+@pytest.mark.parametrize(
+    "words", ["sync", f"sync {TICKET} 70000", f"join {TICKET} 70000", "join 3"]
+)
+async def test_who_waits_goes_on_waiting_with_a_new_host_agent(guest: Guest, words: str) -> None:
+    """A caller that was suspended, or whose host agent was started again, asks again by the same number."""
+    calls = Calls()
+    port = await guest.session(MASTER, calls)
+    program = await guest.program(*words.split())
+    first = await calls.next()
+    for event in ("adopt", "resume"):
+        await port.begin(MASTER, event, deadline=DEADLINE)
+        assert await calls.next() == first
+    if words == "join 3":
+        program.kill()
+        await ended(program)
+        return
+    calls.answer.set_result({"clones": [{"vmid": 1, "status": 0}]})
+    assert (await ended(program)).status == 0
+
+
+@pytest.mark.parametrize("words", ["sync", f"join {TICKET}", "join 3"])
+async def test_a_clone_does_not_wait_for_what_its_parent_waits_for(
+    guest: Guest, words: str
+) -> None:
+    calls = Calls()
+    port = await guest.session(MASTER, calls)
+    program = await guest.program(*words.split())
+    await calls.next()
+    await port.begin(IDENTITY, "clone", deadline=DEADLINE)
+    assert (await ended(program)).status == 5
+    assert calls.came.empty()
+
+
 async def test_a_program_that_goes_away_cancels_its_call(guest: Guest) -> None:
     calls = Calls()
     await guest.session(MASTER, calls)

@@ -11,7 +11,17 @@ from typing import Any
 import pytest
 
 from copper.model.errors import BadInput, CopperError, NoRoom, NotFound, TimedOut
-from tests.unit.guests import IDENTITY, MASTER, TICKET, Guest, Ran, ended, other_user, running_guest
+from tests.unit.guests import (
+    DEADLINE,
+    IDENTITY,
+    MASTER,
+    TICKET,
+    Guest,
+    Ran,
+    ended,
+    other_user,
+    running_guest,
+)
 
 VMS = [
     {"vmid": 0, "address": "10.0.0.1", "generation": 0, "parent": None, "state": "running"},
@@ -99,6 +109,10 @@ async def test_a_count_that_is_none_is_one_clear_line(guest: Guest, word: str) -
         ["join", TICKET, "soon"],
         ["join", "--file", "/no/such/file"],
         ["join", "--file", "/dev/zero"],
+        ["join", TICKET, "--files", "/no/such/directory"],
+        ["join", TICKET, "--files", "/dev/null"],
+        ["join", "--files", "/tmp"],
+        ["join", "7", "--files", "/tmp"],
         ["kill"],
         ["kill", "one"],
         ["kill-generation"],
@@ -153,6 +167,51 @@ async def test_a_file_is_joined_with(guest: Guest) -> None:
     (guest.folder / "result").write_bytes(b"\0\1\2\3")
     _, args = await asked(guest, "join", "3", "--file", str(guest.folder / "result"))
     assert args == {"status": 3, "report": True, "file": "AAECAw=="}
+
+
+async def test_what_clones_left_is_collected_page_by_page(guest: Guest) -> None:
+    """A list that no message holds comes in parts; the host is told when the program has the last one."""
+    came: asyncio.Queue[tuple[str, dict[str, Any]]] = asyncio.Queue()
+    pages = {
+        None: {"clones": [{"vmid": 1, "status": 0, "file": "AAEC"}], "next": 1},
+        1: {"clones": [{"vmid": 2, "status": 9, "file": ""}], "next": 2},
+        2: {"clones": [{"vmid": 3, "status": -1, "file": None}]},
+    }
+
+    async def on_call(verb: str, args: dict[str, Any], call: int) -> dict[str, Any]:
+        came.put_nowait((verb, args))
+        return pages[args.get("after")] if verb == "join-wait" else {}
+
+    await guest.session(IDENTITY, on_call)
+    folder = guest.folder / "results"
+    folder.mkdir()
+    ran = await guest.gc("join", TICKET, "70", "--files", str(folder))
+    assert ran == Ran(0, "1 0\n2 9\n3 -1\n", "")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
+        "1": b"\0\1\2",
+        "2": b"",
+    }
+    wait = {"ticket": TICKET, "timeout_ms": 70}
+    async with asyncio.timeout(DEADLINE):
+        assert [await came.get() for _ in range(4)] == [
+            ("join-wait", wait),
+            ("join-wait", {**wait, "after": 1}),
+            ("join-wait", {**wait, "after": 2}),
+            ("join-collected", {"ticket": TICKET}),
+        ]
+
+
+async def test_a_file_that_cannot_be_kept_is_named(guest: Guest) -> None:
+    (guest.folder / "1").mkdir()
+    joined = {"clones": [{"vmid": 1, "status": 0, "file": "AAEC"}]}
+
+    async def on_call(verb: str, args: dict[str, Any], call: int) -> dict[str, Any]:
+        return joined
+
+    await guest.session(IDENTITY, on_call)
+    ran = await guest.gc("join", TICKET, "--files", str(guest.folder))
+    assert (ran.status, ran.out) == (5, "1 0\n")
+    assert ran.err == f"gc: join: --files: {guest.folder}/1: Is a directory\n"
 
 
 async def test_the_list_is_a_table_or_json(guest: Guest) -> None:
