@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <limits.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -65,43 +66,94 @@ static bool take_joined(struct json item, gc_joined_t *joined, char **room, size
 	return true;
 }
 
-/* The array and all data in one block. */
-static int joined_of(struct answer *answer, gc_joined_t **joined)
+/* What clones left, as the agent answered it: in pages, if it is long. */
+struct pages {
+	struct answer *page;
+	size_t count;
+};
+
+/* Also when the thread is cancelled while it waits for a further one. */
+static void free_pages(void *of)
 {
-	struct json list, items, item;
-	size_t count = 0, taken = 0;
-	if (!value_member(answer->result, "clones", &list) || !value_items(list, &items))
-		return not_understood(answer, "join-wait");
-	for (struct json rest = items; value_next(&rest, &item);)
-		count++;
-	size_t head = (count + 1) * sizeof **joined, size = head + (size_t)(list.end - list.at);
-	char *block = calloc(1, size), *room = block + head;
-	gc_joined_t *array = (gc_joined_t *)block;
-	while (block && taken < count && value_next(&items, &item) &&
-	       take_joined(item, &array[taken], &room, size - (size_t)(room - block)))
-		taken++;
-	if (!block || taken < count) {
-		free(block);
-		return not_understood(answer, "join-wait");
+	struct pages *pages = of;
+	for (size_t i = 0; i < pages->count; i++)
+		free(pages->page[i].text);
+	free(pages->page);
+}
+
+static bool first_item(const struct answer *page, struct json *items)
+{
+	struct json list;
+	return value_member(page->result, "clones", &list) && value_items(list, items);
+}
+
+/* The array and all data in one block; as much room for data as the text had that it comes from. */
+static int joined_of(const struct pages *pages, gc_joined_t **joined)
+{
+	struct json items, item;
+	size_t count = 0, taken = 0, size = 0;
+	for (size_t i = 0; i < pages->count; i++) {
+		if (!first_item(&pages->page[i], &items))
+			return not_understood(NULL, "join-wait");
+		for (size += (size_t)(items.end - items.at); value_next(&items, &item);)
+			count++;
 	}
-	free(answer->text);
+	size_t head = (count + 1) * sizeof **joined;
+	char *block = calloc(1, head + size), *room = block + head;
+	gc_joined_t *array = (gc_joined_t *)block;
+	for (size_t i = 0; block && i < pages->count; i++)
+		for (first_item(&pages->page[i], &items); taken < count && value_next(&items, &item); taken++)
+			if (!take_joined(item, &array[taken], &room, head + size - (size_t)(room - block)))
+				goto wrong;
+	if (!block) {
+		errno = say(ENOMEM, "join-wait: %s", strerror(ENOMEM));
+		return -1;
+	}
 	*joined = array;
 	return (int)count;
+wrong:
+	free(block);
+	return not_understood(NULL, "join-wait");
+}
+
+/* Asks for the page after the last one; false if it failed. Sets *more if it is not the last. */
+static bool ask_page(struct pages *pages, const gc_uuid_t *ticket, const char *limit, bool *more)
+{
+	struct json next = {"", ""};
+	struct answer *grown = realloc(pages->page, (pages->count + 1) * sizeof *grown);
+	if (!grown) {
+		errno = say(ENOMEM, "join-wait: %s", strerror(ENOMEM));
+		return false;
+	}
+	pages->page = grown;
+	if (pages->count)
+		value_member(grown[pages->count - 1].result, "next", &next);
+	if (!call(&grown[pages->count], SIGNALS_INTERRUPT, "join-wait", "{\"ticket\":\"%s\"%s%s%.*s}", ticket->value,
+		  limit, pages->count ? ",\"after\":" : "", (int)(next.end - next.at), next.at))
+		return false;
+	*more = value_member(grown[pages->count++].result, "next", &next) && *next.at != 'n';
+	return true;
 }
 
 int gc_join_wait(gc_uuid_t ticket, int timeout_ms, gc_joined_t **joined)
 {
 	static const char name[] = "gc_join_wait";
 	char limit[40] = "";
-	struct answer answer;
+	struct pages pages = {0};
+	int count = -1;
+	bool more = true;
 	if (!check_ticket(name, &ticket) || !check_number(name, "timeout_ms", timeout_ms, GC_FOREVER, INT_MAX) ||
 	    !check_place(name, "joined", joined))
 		return -1;
 	if (timeout_ms != GC_FOREVER)
 		snprintf(limit, sizeof limit, ",\"timeout_ms\":%d", timeout_ms);
-	if (!call(&answer, SIGNALS_INTERRUPT, "join-wait", "{\"ticket\":\"%s\"%s}", ticket.value, limit))
-		return -1;
-	return joined_of(&answer, joined);
+	pthread_cleanup_push(free_pages, &pages);
+	while (more && ask_page(&pages, &ticket, limit, &more))
+		;
+	if (!more)
+		count = joined_of(&pages, joined);
+	pthread_cleanup_pop(1);
+	return count;
 }
 
 int gc_kill(const int *vmids, size_t count)

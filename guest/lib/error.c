@@ -45,7 +45,7 @@ int refuse(const char *format, ...)
 
 int not_understood(struct answer *answer, const char *verb)
 {
-	free(answer->text);
+	free(answer ? answer->text : NULL);
 	errno = say(EIO, "%s: the agent's answer is not understood", verb);
 	return -1;
 }

@@ -10,7 +10,7 @@ __attribute__((format(printf, 2, 3))) int say(int error, const char *format, ...
 /* The same, for an argument: sets errno to EINVAL and returns -1. */
 __attribute__((format(printf, 1, 2))) int refuse(const char *format, ...);
 
-/* The agent's answer is not what it should be: frees it, sets errno to EIO and returns -1. */
+/* The agent's answer is not what it should be: frees it (NULL: there is nothing to free), sets errno to EIO and returns -1. */
 int not_understood(struct answer *answer, const char *verb);
 
 /* False after refuse(), which names the call, the argument and what was expected. */

@@ -86,11 +86,13 @@ function ask(verb, args, ends = false) {
   });
 }
 
-/** The list of that name in what the agent answers. */
+/** The list of that name in what the agent answers; a long one comes in pages. */
 async function askRows(verb, args, name) {
-  const rows = (await ask(verb, args))[name];
+  const result = await ask(verb, args);
+  const rows = result[name];
   if (!Array.isArray(rows) || !rows.every((row) => row && typeof row === "object")) throw notUnderstood(verb);
-  return rows;
+  if (result.next === undefined || result.next === null) return rows;
+  return rows.concat(await askRows(verb, { ...args, after: result.next }, name));
 }
 
 /**

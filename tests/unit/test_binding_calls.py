@@ -102,6 +102,8 @@ class Host:
         self.result: dict[str, Any] | Exception = {}
 
     async def __call__(self, verb: str, args: dict[str, Any], call: int) -> dict[str, Any]:
+        if verb == "join-collected":
+            return {}  # the agent's own word that an answer arrived
         self.asked.append((verb, args))
         if verb == "list-tickets" and self.asked[0][0] == "request-ticket":
             return {"tickets": TICKETS}  # a binding whose tickets tell what they hold
@@ -178,6 +180,21 @@ async def test_what_the_host_refuses_is_its_errno_and_its_words(
         found, message = await driver.failure(line)
         assert found == errno, line
         assert str(error) in message
+
+
+async def test_long_results_of_clones_come_in_pages(guest: Guest, driver: Driver) -> None:
+    async def on_call(verb: str, args: dict[str, Any], call: int) -> dict[str, Any]:
+        if verb == "join-collected":
+            return {}
+        assert args.pop("ticket") == TICKET
+        assert args.pop("timeout_ms") == 5
+        pages = {None: (JOINED[:2], 5), 5: (JOINED[2:3], 6), 6: (JOINED[3:], None)}
+        clones, after = pages[args.pop("after", None)]
+        assert not args
+        return {"clones": clones} if after is None else {"clones": clones, "next": after}
+
+    await guest.session(IDENTITY, on_call)
+    assert await driver.value(f"join_wait {TICKET} 5") == JOINED_VALUE
 
 
 async def test_a_clone_that_joins_goes_no_further(guest: Guest, driver: Driver) -> None:

@@ -5,7 +5,19 @@ import errno as errnos
 import json
 import os
 import re
-from typing import Any, Callable, Dict, Generic, List, Optional, Sequence, Type, TypeVar, Union
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Generic,
+    List,
+    Optional,
+    Sequence,
+    Tuple,
+    Type,
+    TypeVar,
+    Union,
+)
 
 from gridcentric import errors
 from gridcentric.records import Clone, Joined, Memory, Ticket, Vm
@@ -185,17 +197,24 @@ def join_noreport() -> Call[None]:
     return Call("join", {"status": 0, "report": False}, _nothing, ends=True)
 
 
-def join_wait(ticket: str, timeout_ms: Optional[int]) -> Call[List[Joined]]:
+JoinedPage = Tuple[List[Joined], Any]
+
+
+def join_wait(ticket: str, timeout_ms: Optional[int], after: Any = None) -> Call[JoinedPage]:
+    """One page of the answer, and what the next one is asked with, None after the last."""
     args: Args = {"ticket": _ticket("join_wait", ticket)}
     if timeout_ms is not None:
         args["timeout_ms"] = _number("join_wait", "timeout_ms", timeout_ms, 0)
+    if after is not None:
+        args["after"] = after
 
-    def take(result: Any) -> List[Joined]:
-        return [
+    def take(result: Any) -> JoinedPage:
+        rows = [
             Joined(row["vmid"], row["status"], None if text is None else base64.b64decode(text))
             for row in result["clones"]
             for text in [row.get("file")]
         ]
+        return rows, result.get("next")
 
     return Call("join-wait", args, take)
 

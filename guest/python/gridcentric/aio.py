@@ -144,7 +144,11 @@ async def join_noreport() -> None:
 
 async def join_wait(ticket: str, timeout_ms: Optional[int] = None) -> List[Joined]:
     """Waits until every clone of the ticket ended. Without a limit, for ever. Raises TimedOut."""
-    return await _ask(_calls.join_wait(ticket, timeout_ms))
+    found, after = await _ask(_calls.join_wait(ticket, timeout_ms))
+    while after is not None:
+        more, after = await _ask(_calls.join_wait(ticket, timeout_ms, after))
+        found += more
+    return found
 
 
 async def kill(*vmids: int) -> None:

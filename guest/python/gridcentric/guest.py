@@ -149,7 +149,11 @@ def join_noreport() -> None:
 
 def join_wait(ticket: str, timeout_ms: Optional[int] = None) -> List[Joined]:
     """Waits until every clone of the ticket ended. Without a limit, for ever. Raises TimedOut."""
-    return _ask(_calls.join_wait(ticket, timeout_ms))
+    found, after = _ask(_calls.join_wait(ticket, timeout_ms))
+    while after is not None:
+        more, after = _ask(_calls.join_wait(ticket, timeout_ms, after))
+        found += more
+    return found
 
 
 def kill(*vmids: int) -> None:

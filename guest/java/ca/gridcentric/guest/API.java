@@ -220,17 +220,25 @@ public class API {
 
     /** Waits until every clone of the ticket ended. */
     public List<Joined> joinWait(Uuid ticket) {
-        return joined("{" + member("joinWait", ticket) + "}");
+        return joined(member("joinWait", ticket));
     }
 
     /** The same, for timeoutMs milliseconds at most. */
     public List<Joined> joinWait(Uuid ticket, int timeoutMs) {
         check("joinWait", "timeoutMs", timeoutMs, 0, Integer.MAX_VALUE);
-        return joined("{" + member("joinWait", ticket) + ",\"timeout_ms\":" + timeoutMs + "}");
+        return joined(member("joinWait", ticket) + ",\"timeout_ms\":" + timeoutMs);
     }
 
+    /** A long answer comes in pages. */
     private List<Joined> joined(String args) {
-        return ask("join-wait", args, row -> row.list("clones", Joined::new));
+        List<Joined> found = new ArrayList<>();
+        for (String after = ""; after != null; ) {
+            after = ask("join-wait", "{" + args + after + "}", row -> {
+                found.addAll(row.list("clones", Joined::new));
+                return row.has("next") ? ",\"after\":" + row.bytes("next") : null;
+            });
+        }
+        return found;
     }
 
     /** Ends these clones. Their resources are free when it returns. */
