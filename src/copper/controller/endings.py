@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from copper.controller.book import Book
 from copper.controller.hosts import Hosts
+from copper.controller.joins import Results
 from copper.controller.rows import HELD, LIVE, vm_key
 from copper.controller.tickets import Tickets
 from copper.model.api import Vm, VmEnded
@@ -22,10 +23,11 @@ log = logging.getLogger(__name__)
 class Endings:
     """Ends VMs of one virtual cluster at a time."""
 
-    def __init__(self, book: Book, hosts: Hosts, tickets: Tickets) -> None:
+    def __init__(self, book: Book, hosts: Hosts, tickets: Tickets, results: Results) -> None:
         self._book = book
         self._hosts = hosts
         self._tickets = tickets
+        self._results = results
 
     async def undo(self, vms: Sequence[Vm], restore: Mapping[str, Ticket] = {}) -> None:
         """Ends VMs that were begun, and forgets them and their tickets; those of `restore` can be used again.
@@ -36,18 +38,24 @@ class Endings:
         if failure is not None and not isinstance(failure, CopperError):
             raise failure
 
-    async def end(self, vms: Sequence[Vm]) -> None:
+    async def end(self, vms: Sequence[Vm], leave: Mapping[str, Record] = {}) -> None:
         """Ends VMs of one virtual cluster and forgets them; what they had is free on return.
+
+        `leave`: rows that are written with the decision, unless they are ending already.
 
         Raises what a host says that does not end them: those stay "ending", and it is told again when it answers.
         """
+        if not vms:
+            return
         keys = [vm_key(vm.name) for vm in vms]
-        await self._book.settled(*keys)
+        await self._book.cluster_settled(vms[0].cluster)
         there = [found for key in keys if (found := self._book.find(key, Vm)) is not None]
         going = {vm_key(vm.name): vm for vm in there if vm.state in LIVE}
         if going:
             put = {key: _ending(vm) for key, vm in going.items()}
-            await asyncio.shield(self._book.submit(expect=going, put=put))
+            theirs = self._tickets.gone_with(list(going.values()))
+            unused = [key for key in theirs if _is_unused(self._book.find(key, Ticket))]
+            await asyncio.shield(self._book.submit(expect=going, put=put, delete=unused))
         failure = await asyncio.shield(self._end(there))
         if failure is not None:
             raise failure
@@ -112,8 +120,13 @@ class Endings:
         if vm is None or vm.state not in ("running", "paused"):
             return
         dead = vm.model_copy(update={"state": "dead", "reason": ended.reason})
-        gone = self._tickets.gone_with([vm])
-        await self._book.commit(expect={key: vm}, put={key: dead}, delete=gone)
+        left, gone = self._results.at_end([vm])
+        gone += self._tickets.gone_with([vm])
+        await self._book.commit(expect={key: vm}, put={key: dead, **left}, delete=gone)
+
+
+def _is_unused(ticket: Ticket | None) -> bool:
+    return ticket is not None and ticket.status == "granted"
 
 
 def _ending(vm: Vm) -> Vm:
