@@ -34,6 +34,7 @@ from copper.model.errors import Conflict, CopperError
 from copper.model.settings import Settings, from_environment
 from copper.store.sqlite import SqliteStore
 from copper.wire.app import new_app
+from copper.wire.gate import Gate, is_no_call, only_reads_state
 from copper.wire.http import Peer
 from copper.wire.serve import Listener, address_of, tcp_socket, unix_socket
 from copper.wire.serve import serve as serve_http
@@ -93,7 +94,10 @@ async def _serve(settings: Settings) -> None:
     core = Core(store, ticket_expires_s=settings.ticket_expires_s, report_s=settings.report_s)
     access = Access(core.book)
     # the same requests as over a network, without one
-    inside = httpx2.ASGITransport(app=access.guarded(app), raise_app_exceptions=False)
+    gate = Gate()
+    inside = httpx2.ASGITransport(
+        app=gate.before(access.guarded(app), is_no_call), raise_app_exceptions=False
+    )
     client = httpx2.AsyncClient(
         transport=inside, base_url="http://copper", headers=access.own_headers
     )
@@ -110,18 +114,27 @@ async def _serve(settings: Settings) -> None:
         metrics_routes(core.metrics, asking),
         host_routes(agents[0], agents[1:]),
     )
-    served = Measured(app, core.metrics)
-    try:
+    await core.book.open()
+    served = gate.before(Measured(app, core.metrics), only_reads_state)
+
+    async def settle(open_: contextlib.AsyncExitStack) -> None:
+        """Finds all VMs again, finishes or undoes what was begun; then everything may be asked."""
         await asyncio.gather(*(agent.adopt() for agent in agents))
+        log.info("%d VMs were found again", sum(len(agent.vms.all()) for agent in agents))
+        await open_.enter_async_context(core.working())
+        await open_.enter_async_context(front.working())
+        gate.open()
+        log.info("what was begun is settled")
+        _say_ready()
+
+    try:
         async with contextlib.AsyncExitStack() as open_:
-            await open_.enter_async_context(core.working())
-            await open_.enter_async_context(front.working())
             unix = open_.enter_context(unix_socket(settings.api_socket))
             listeners = [Listener(access.trusted(served), unix)]
             if address is not None:
                 tcp = open_.enter_context(tcp_socket(address))
                 listeners.append(Listener(access.guarded(served), tcp, address))
-            await serve_http(listeners, _say_ready)
+            await serve_http(listeners, lambda: settle(open_))
     finally:
         for agent in agents:
             await agent.leave()
@@ -142,6 +155,10 @@ def serve(settings: Settings) -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a VM takes some fifteen descriptors
     look_at_what_is_new()
+    with contextlib.suppress(OSError):
+        os.setpriority(
+            os.PRIO_PROCESS, 0, -5
+        )  # before the VMs, which would share it out among them
     with _alone(settings):
         asyncio.run(_serve(settings))
 

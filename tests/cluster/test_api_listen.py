@@ -118,13 +118,17 @@ async def listening(
     """Both listeners: the path of the one, and the port of the other."""
     end, ready = asyncio.Event(), asyncio.Event()
     path = folder / "api.sock"
+
+    async def said() -> None:
+        ready.set()
+
     with unix_socket(path) as unix, tcp_socket(Address(HERE, 0)) as tcp:
         address = Address(HERE, tcp.getsockname()[1], cert, key)
         listeners = [
             Listener(served.access.trusted(served.app), unix),
             Listener(served.access.guarded(served.app), tcp, address),
         ]
-        task = asyncio.create_task(serve(listeners, ready.set, end))
+        task = asyncio.create_task(serve(listeners, said, end))
         await ready.wait()
         try:
             yield path, address.port

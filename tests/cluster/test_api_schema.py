@@ -85,7 +85,10 @@ class Server:
                 self.host = served.access.own_headers["authorization"].removeprefix("Bearer ")
                 self.url = f"http://127.0.0.1:{sock.getsockname()[1]}"
                 listener = Listener(served.access.guarded(served.app), sock)
-                await serve([listener], self.ready.set, self._end)
+                await serve([listener], self._said, self._end)
+
+    async def _said(self) -> None:
+        self.ready.set()
 
     def fill(self) -> None:
         """What the examples may have deleted is there again."""

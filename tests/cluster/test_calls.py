@@ -15,7 +15,9 @@ from tests.cluster.fakes import World, until
 async def test_a_clone_by_count_gets_vmids_that_are_never_used_twice() -> None:
     async with World() as world:
         master = await world.boot()
-        assert await world.call(master, "clone", count=3) == {"vmid": 0, "vmids": [1, 2, 3]}
+        cloned = await world.call(master, "clone", count=3)
+        assert (cloned["vmid"], cloned["vmids"]) == (0, [1, 2, 3])
+        assert cloned["ticket"] == world.book.vm("a-1").ticket
         await world.call(master, "kill", vmids=[3])
         assert (await world.call("a-1", "clone", count=1))["vmids"] == [4]
         assert world.host.running["a-4"].identity.parent == 1
@@ -273,5 +275,5 @@ async def test_stat_tells_of_a_vm_and_its_generation() -> None:
 async def test_an_unknown_verb_lists_those_that_are_known() -> None:
     async with World() as world:
         master = await world.boot()
-        with pytest.raises(BadInput, match="known are: clone, kill"):
+        with pytest.raises(BadInput, match="known are: clone, join"):
             await world.call(master, "fly")

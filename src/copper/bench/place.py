@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from copper.bench.stats import Guest
@@ -203,8 +203,13 @@ def a_place(settings: Settings, keep: Path, folder: Path, sockets: Path) -> Iter
         shutil.rmtree(state, ignore_errors=True)  # another place of this run begins anew
 
 
-def start(settings: Settings, folder: Path) -> subprocess.Popen[bytes]:
-    """Starts the Copper of a place; it serves when this returns. Raises TimedOut."""
+def start(
+    settings: Settings, folder: Path, meanwhile: Callable[[], None] = lambda: None
+) -> subprocess.Popen[bytes]:
+    """Starts the Copper of a place; all is found again when this returns. Raises TimedOut.
+
+    `meanwhile` is called while it starts.
+    """
     ready, say = os.pipe()
     environment = {
         **os.environ,
@@ -233,6 +238,7 @@ def start(settings: Settings, folder: Path) -> subprocess.Popen[bytes]:
             os.close(say)
         try:
             (folder / "node.json").write_text(json.dumps(dataclasses.asdict(Alive.of(process.pid))))
+            meanwhile()
             there = select.select([starter], [], [], START_S)[0]
             if not there or starter.readline() != "ready\n":
                 raise TimedOut(f"the bench's Copper did not start: {_tail(folder / 'copper.log')}")

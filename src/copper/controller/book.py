@@ -33,10 +33,14 @@ class Book:
         self._vms: dict[str, dict[int, Vm]] = {}  # by virtual cluster
         self._tickets: dict[str, dict[str, Ticket]] = {}
         self._watchers: list[Seen] = []
+        self._open = False
         self._timed: Callable[[float], None] = lambda seconds: None
 
     async def open(self) -> None:
-        """Reads all that the store has."""
+        """Reads all that the store has; once."""
+        if self._open:
+            return
+        self._open = True
         for entry in await self.store.list(""):
             kind = TABLES.get(entry.key.partition("/")[0])
             if kind is not None:

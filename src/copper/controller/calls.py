@@ -27,6 +27,9 @@ class Calls:
         self._tickets = core.tickets
         self._verbs = {
             "clone": self._clone,
+            "join": self._join,
+            "join-collected": self._join_collected,
+            "join-wait": self._join_wait,
             "kill": self._kill,
             "kill-generation": self._kill_generation,
             "killall": self._killall,
@@ -35,6 +38,7 @@ class Calls:
             "list-tickets": self._list_tickets,
             "request-ticket": self._request_ticket,
             "stat": self._stat,
+            "sync": self._sync,
         }
 
     async def answer(self, call: GuestCall) -> dict[str, Any]:
@@ -53,7 +57,7 @@ class Calls:
         else:
             count = check_count(call.args.get("count"))
             clones = await self._core.clone(caller.name, count, call=call.call)
-        return {"vmid": 0, "vmids": [vm.vmid for vm in clones]}
+        return {"vmid": 0, "vmids": [vm.vmid for vm in clones], "ticket": clones[0].ticket}
 
     async def _list(self, call: GuestCall, caller: Vm) -> dict[str, Any]:
         vms = [
@@ -120,6 +124,21 @@ class Calls:
     async def _end(self, vms: list[Vm]) -> dict[str, Any]:
         await self._core.end([vm.name for vm in vms])
         return {"vmids": sorted(vm.vmid for vm in vms)}
+
+    async def _sync(self, call: GuestCall, caller: Vm) -> dict[str, Any]:
+        await self._core.barriers.sync(caller, call.call, call.args)
+        return {}
+
+    async def _join(self, call: GuestCall, caller: Vm) -> dict[str, Any]:
+        await self._core.joins.join(caller, call.args)
+        return {}
+
+    async def _join_wait(self, call: GuestCall, caller: Vm) -> dict[str, Any]:
+        return await self._core.joins.wait(caller, call.args)
+
+    async def _join_collected(self, call: GuestCall, caller: Vm) -> dict[str, Any]:
+        await self._core.joins.collected(caller, call.args)
+        return {}
 
     async def _stat(self, call: GuestCall, caller: Vm) -> dict[str, Any]:
         mates = {

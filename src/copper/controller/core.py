@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 import copper
 from copper.controller.accounts import Accounts
 from copper.controller.audit import audit
+from copper.controller.barrier import Barriers
 from copper.controller.book import Book
 from copper.controller.calls import Calls
 from copper.controller.capacity import Capacity
@@ -18,6 +19,7 @@ from copper.controller.clusters import Clusters, Progress, no_progress
 from copper.controller.endings import Endings
 from copper.controller.forks import Forks
 from copper.controller.hosts import Hosts
+from copper.controller.joins import Joins, Results
 from copper.controller.learning import Learning
 from copper.controller.metrics import Metrics
 from copper.controller.recovery import Recovery
@@ -35,6 +37,7 @@ from copper.model.api import (
     VmLimits,
 )
 from copper.model.audit import Difference
+from copper.model.machine import Record
 from copper.model.tickets import Ticket, TicketRequest
 from copper.store.contract import Store
 
@@ -53,11 +56,14 @@ class Core:
         self.learning = Learning(self.book)
         self.accounts = Accounts(self.book, report_s)
         self.tickets = Tickets(self.book, self.hosts, self._expected, ticket_expires_s)
-        self.endings = Endings(self.book, self.hosts, self.tickets)
+        self.results = Results(self.book)
+        self.barriers = Barriers(self.book, lambda vm, ticket: bool(self.results.of(vm, ticket)))
+        self.endings = Endings(self.book, self.hosts, self.tickets, self.results)
         self.placed = Clusters(self.book, self.hosts, self.tickets, self.endings)
         self.forks = Forks(self.book, self.hosts, self.tickets, self.placed, self.endings)
         self.whole = Whole(self.book, self.hosts, self.endings, self.forks)
         self.recovery = Recovery(self.book, self.hosts, self.tickets, self.endings, self.whole)
+        self.joins = Joins(self.book, self.results, self._end_clone)
         self.calls = Calls(self.book, self.hosts, self)
         self.metrics = Metrics(
             self.book,
@@ -81,7 +87,7 @@ class Core:
     @contextlib.asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
         """Reads the state, settles what was begun, and looks after tickets and hosts while it is open."""
-        await self.book.open()
+        await self.book.open()  # unless it is open already
         await self.hosts.refresh()
         await self.recovery.reconcile()
         tasks = [
@@ -168,6 +174,12 @@ class Core:
         found = [self.book.vm(name) for name in vms]
         self.whole.check_apart(found)
         await self.endings.end(found)
+
+    async def _end_clone(self, clone: Vm, leave: Mapping[str, Record]) -> None:
+        """As `end`, for one that asked for it itself and leaves rows; it waits while the whole is changed."""
+        while clone.cluster in self.forks.closed:
+            await self.forks.closed[clone.cluster].wait()
+        await self.endings.end([self.book.vm(clone.name)], leave)
 
     async def ended(self, ended: VmEnded) -> None:
         await self.endings.ended(ended)

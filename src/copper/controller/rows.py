@@ -84,6 +84,18 @@ class Counted(Record):
     )
 
 
+class Joined(Record):
+    """How a clone ended, kept for the VM that cloned it until that has collected it."""
+
+    cluster: str
+    ticket: str
+    parent: int = Field(description="the vmid that cloned it")
+    vmid: int
+    status: int | None = Field(description="-1: it did not join; None: nobody is to be told")
+    file: str | None = Field(default=None, description="its bytes in base64")
+    ended: float
+
+
 TABLES: dict[str, type[Record]] = {
     "clusters": ClusterRow,
     "vms": Vm,
@@ -95,6 +107,7 @@ TABLES: dict[str, type[Record]] = {
     "learnt": Learnt,
     "usage": UsageRow,
     "counted": Counted,
+    "joined": Joined,
 }
 
 
@@ -137,3 +150,7 @@ def usage_key(cluster: str, hour: int, owner: str = ROOT) -> str:
 
 def counted_key(host: str) -> str:
     return f"counted/{host}"
+
+
+def joined_key(ticket: str, vmid: int) -> str:
+    return f"joined/{ticket}/{vmid}"

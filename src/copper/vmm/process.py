@@ -190,6 +190,8 @@ class QemuProcess:
             )
         # reaped by _on_exit, by its pidfd; Popen shall not wait for it as well
         child.returncode = 0
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, child.pid, 0)  # whoever starts it may come before it
         try:
             self.alive = Alive.of(child.pid)
         except NotFound:

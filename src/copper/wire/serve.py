@@ -10,7 +10,7 @@ import logging
 import signal
 import socket
 import ssl
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -148,10 +148,13 @@ class _Server(uvicorn.Server):
 
 async def serve(
     listeners: Sequence[Listener],
-    ready: Callable[[], None] = lambda: None,
+    began: Callable[[], Awaitable[None]] | None = None,
     end: asyncio.Event | None = None,
 ) -> None:
-    """Serves until `end` is set, or without one until the process is told to end; says `ready` when it begins."""
+    """Serves until `end` is set, or without one until the process is told to end.
+
+    `began` is what else there is to do once it serves; what it raises ends the serving.
+    """
     servers = [_Server(_config(listener)) for listener in listeners]
     if end is None:
         end = asyncio.Event()
@@ -166,7 +169,15 @@ async def serve(
     try:
         for listener in listeners:
             log.info("serving on %s", listener.address or listener.sock.getsockname())
-        ready()
+        if began is not None:
+            beginning = asyncio.ensure_future(began())
+            try:
+                await asyncio.wait([beginning, ending, *tasks], return_when=asyncio.FIRST_COMPLETED)
+                if beginning.done():
+                    beginning.result()
+            finally:
+                beginning.cancel()
+                await asyncio.gather(beginning, return_exceptions=True)
         await asyncio.wait([ending, *tasks], return_when=asyncio.FIRST_COMPLETED)
     finally:
         for server in servers:
