@@ -179,7 +179,9 @@ class Core:
         """As `end`, for one that asked for it itself and leaves rows; it waits while the whole is changed."""
         while clone.cluster in self.forks.closed:
             await self.forks.closed[clone.cluster].wait()
-        await self.endings.end([self.book.vm(clone.name)], leave)
+        found = [self.book.vm(clone.name)]
+        self.whole.check_apart(found)
+        await self.endings.end(found, leave)
 
     async def ended(self, ended: VmEnded) -> None:
         await self.endings.ended(ended)
