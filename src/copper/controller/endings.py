@@ -78,7 +78,9 @@ class Endings:
                 put[vm_key(name)] = _ending(row)
         if not failures:  # in one transaction, so that nobody takes the room in between
             put |= {key: ticket for key, ticket in restore.items() if self._tickets.is_held(ticket)}
-        await self._book.commit(put=put, delete=delete + self._tickets.gone_with(list(vms)))
+        left, gone = self._results.at_end(vms)
+        gone += self._tickets.gone_with(list(vms))
+        await self._book.commit(put=put | left, delete=delete + gone)
         await step("kill.written")
         return next(iter(failures.values()), None)
 

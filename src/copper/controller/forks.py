@@ -62,7 +62,8 @@ class Forks:
     ) -> list[Vm]:
         """Forks a VM into `count` more, or onto all that a ticket holds; all or none.
 
-        A caller that goes away changes nothing: the fork was asked for. Raises NoRoom, NotFound (ticket) or what
+        A program that goes away changes nothing: the fork was asked for. Without a `call` of a guest's program,
+        cancelling undoes it. Raises NoRoom, NotFound (ticket) or what
         went wrong; nothing is left then, and the ticket is as it was.
         """
         if caller.cluster in self.closed:
@@ -79,6 +80,9 @@ class Forks:
         except asyncio.CancelledError:
             if fork.cancelled():  # not its caller, but the fork was ended
                 raise Conflict(f"virtual cluster {caller.cluster!r} was killed") from None
+            if call is None:  # no program waits in a guest: whoever asked says that it shall not be
+                fork.cancel()
+                await asyncio.gather(fork, return_exceptions=True)
             raise
 
     async def end(self, cluster: str) -> None:

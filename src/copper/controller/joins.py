@@ -63,7 +63,7 @@ class Results:
         return self._files.get((cluster, vmid), 0)
 
     def at_end(self, vms: Sequence[Vm]) -> tuple[dict[str, Record], list[str]]:
-        """Rows to write and keys to delete when these VMs of one virtual cluster end.
+        """Rows to write and keys to delete when these VMs of one virtual cluster end, by what they were until then.
 
         Those that end without having joined leave that; what was left for them is nobody's any more.
         """
@@ -76,12 +76,12 @@ class Results:
         delete = [key for vmid in going for key in self._rows.get((cluster, vmid), ())]
         coming: dict[int, int] = collections.Counter()
         for vm in vms:
-            if vm.parent is None or vm.parent not in there or vm.state == "dead":
-                continue
+            if vm.parent not in there or vm.state in ("starting", "dead"):
+                continue  # nobody to tell; never handed out; told already
             key = joined_key(vm.ticket, vm.vmid)
             if self._book.find(key, Joined) is None and self._was_made(vm):
                 put[key] = left_by(vm, -1)
-                coming[vm.parent] += 1
+                coming[vm.parent or 0] += 1
         for vmid, count in coming.items():
             delete += self._too_many((cluster, vmid), count)
         return put, delete

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from copper.model.machine import Identity, Needs, Record, Shape
+from copper.model.machine import Asked, Identity, Needs, Record, Shape
 
 VmState = Literal["starting", "running", "paused", "suspended", "ending", "dead"]
 ClusterState = Literal["defined", "running", "paused", "suspended"]
@@ -26,7 +26,7 @@ class Problem(Record):
     advice: str = ""
 
 
-class Limits(Record):
+class Limits(Asked):
     """Most that a virtual cluster may have at once, live or promised; None is no limit of its own."""
 
     vms: int | None = Field(default=None, ge=1, le=1 << 20)
@@ -38,7 +38,7 @@ class Limits(Record):
     )
 
 
-class VmLimits(Record):
+class VmLimits(Asked):
     """What a host holds a VM to, live."""
 
     cpus: float | None = Field(
@@ -47,7 +47,7 @@ class VmLimits(Record):
     own_bytes: int | None = Field(default=None, ge=1 << 20, description="memory of its own at most")
 
 
-class Requirements(Record):
+class Requirements(Asked):
     """What a host must have for the VMs of a virtual cluster."""
 
     tags: list[str] = Field(default=[])
@@ -55,7 +55,7 @@ class Requirements(Record):
     storage: list[str] = Field(default=[])
 
 
-class NewCluster(Record):
+class NewCluster(Asked):
     """A virtual cluster to be made. What is not given follows the image."""
 
     name: str

@@ -16,6 +16,12 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Asked(Record):
+    """What users ask for: a number is a number, and neither true nor infinite."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
 class Shape(Record):
     """What a QEMU process must have been started with to become a given VM."""
 

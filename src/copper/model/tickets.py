@@ -6,10 +6,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from copper.model.machine import Record
+from copper.model.machine import Asked, Record
 
 
-class TicketRequest(Record):
+class TicketRequest(Asked):
     """Room for clones of one VM: as many as fit, `minvms` at least."""
 
     maxcpus: int

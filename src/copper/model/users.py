@@ -6,13 +6,13 @@ from typing import Literal
 
 from pydantic import Field
 
-from copper.model.machine import Record
+from copper.model.machine import Asked, Record
 
 Role = Literal["admin", "user", "host"]
 ROOT = "root"  # who speaks through the Unix socket: its file's permissions say who may
 
 
-class Quota(Record):
+class Quota(Asked):
     """Most that a user's virtual clusters may have together, live or promised; None is no limit."""
 
     vms: int | None = Field(default=None, ge=0, le=1 << 20)
@@ -20,13 +20,13 @@ class Quota(Record):
     memory_mib: int | None = Field(default=None, ge=0, le=1 << 30, description="as reserved")
 
 
-class NewUser(Record):
+class NewUser(Asked):
     name: str
     role: Literal["admin", "user"] = "user"
     quota: Quota = Quota()
 
 
-class UserChange(Record):
+class UserChange(Asked):
     """What is given changes; a quota is replaced as a whole."""
 
     role: Literal["admin", "user"] | None = None
@@ -40,7 +40,7 @@ class User(Record):
     created: float = Field(description="seconds since 1970")
 
 
-class NewToken(Record):
+class NewToken(Asked):
     expires_in_s: float | None = Field(
         default=90 * 86400, gt=0, le=3650 * 86400, description="None: never"
     )
