@@ -455,7 +455,7 @@ async def test_a_session_told_again_while_hooks_run_is_not_ready_yet(guest: Gues
     await until(lambda: noted(guest) == ["began"])
     await host.tell(5, session=5, **session)
     await host.tell(5, type="ping", id=1)
-    seen = []
+    seen: list[str] = []
     while not seen or seen[-1] != "Pong":
         seen.append(type((await host.message())[1]).__name__)
     assert [name for name in seen if name != "Hello"] == ["Working", "Pong"]

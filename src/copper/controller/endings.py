@@ -41,9 +41,8 @@ class Endings:
     async def end(self, vms: Sequence[Vm], leave: Mapping[str, Record] = {}) -> None:
         """Ends VMs of one virtual cluster and forgets them; what they had is free on return.
 
-        `leave`: rows that are written with the decision, unless they are ending already.
-
-        Raises what a host says that does not end them: those stay "ending", and it is told again when it answers.
+        `leave`: rows that are written with the decision, unless they are ending already. Raises what a host says
+        that does not end them: those stay "ending", and it is told again when it answers.
         """
         if not vms:
             return
@@ -52,7 +51,7 @@ class Endings:
         there = [found for key in keys if (found := self._book.find(key, Vm)) is not None]
         going = {vm_key(vm.name): vm for vm in there if vm.state in LIVE}
         if going:
-            put = {key: _ending(vm) for key, vm in going.items()}
+            put = {**{key: _ending(vm) for key, vm in going.items()}, **leave}
             theirs = self._tickets.gone_with(list(going.values()))
             unused = [key for key in theirs if _is_unused(self._book.find(key, Ticket))]
             await asyncio.shield(self._book.submit(expect=going, put=put, delete=unused))
