@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from copper import openapi
 from copper.cli import reference_errors
 from copper.model import errors
 from tests.unit.rules import files, text_of
@@ -70,3 +71,9 @@ def test_a_message_that_does_not_exist_is_found() -> None:
     page = "| it says | do |\n| --- | --- |\n| `no … of bread` | bake |\n| `no loaf` | wait |\n"
     assert quoted_messages(page) == ["no … of bread", "no loaf"]
     assert unknown_messages(page, "f'no {kind} of bread'") == ["no loaf"]
+
+
+def test_the_page_of_routes_is_what_the_api_describes() -> None:
+    assert openapi.PAGE.read_text() == openapi.page_of(openapi.FILE.read_text()), (
+        "run python -m copper.openapi"
+    )
