@@ -22,8 +22,8 @@ FILE = Path(__file__).resolve().parents[2] / "docs/reference/openapi.json"
 PAGE = FILE.with_name("routes.md")
 HEAD = """# Routes of the API
 
-What each route does, and the roles that may ask it. Bodies and answers are in [openapi.json](openapi.json), which is made from the same
-routes and served at `/v1/openapi.json`; what holds for all of them is in [the API](api.md).
+What each route does, and the roles that may ask it. Bodies and answers are in [openapi.json](openapi.json), which is
+made from the same routes and served at `/v1/openapi.json`; what holds for all of them is in [the API](api.md).
 
 | request | roles | |
 | --- | --- | --- |
