@@ -9,6 +9,7 @@ from typing import Any
 
 from copper.controller import tickets
 from copper.controller.core import Core
+from copper.controller.rows import Joined
 from copper.controller.terms import since_boot
 from copper.model.api import (
     Frozen,
@@ -317,6 +318,7 @@ class World:
     def nothing_is_left(self) -> None:
         """All has been ended, and all is free."""
         assert self.book.vms() == [] and self.book.tickets() == []
+        assert self.book.all("joined", Joined) == []
         for sums in (self.core.capacity.hosts, self.core.capacity.owners):
             assert all((one.vms, one.cpus, one.reserved) == (0, 0, 0) for one in sums.values())
         for host in self.hosts:

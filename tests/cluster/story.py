@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Iterator
 
+from copper.controller.rows import Joined
 from copper.model.errors import CopperError
 from tests.cluster.fakes import World, until
 
@@ -17,6 +18,7 @@ class Known:
         self.clusters: set[str] = set()
         self.vms: set[str] = set()
         self.tickets: set[str] = set()
+        self.left: dict[tuple[str, int], int] = {}  # by virtual cluster and vmid: with what it joined
         self.unsure: set[str] = set()  # being ended: there or not, both are right
 
     @contextlib.contextmanager
@@ -49,6 +51,9 @@ async def script(world: World, known: Known) -> None:
         known.tickets.add(kept)
         with known.ending(f"{name}-2"):
             await world.call(master, "kill", vmids=[2])
+        with known.ending(f"{name}-3"):
+            await world.call(f"{name}-3", "join", status=3)
+        known.left[name, 3] = 3
         await world.core.pause(name)
         await world.core.unpause(name)
         await world.core.suspend(name)
@@ -64,6 +69,7 @@ async def script(world: World, known: Known) -> None:
     await asyncio.sleep(0.02)  # and the step after it
     world.later(0)
     known.tickets.clear()
+    del known.left["a", 3]  # it goes with who could collect it
     with known.ending(*[vm for vm in known.vms if vm.startswith("a-")]):
         known.unsure |= known.tickets
         await world.core.kill("a")
@@ -83,6 +89,8 @@ async def check(world: World, known: Known) -> None:
     for ticket in tickets.values():
         made = [vm for vm in world.book.vms() if vm.ticket == ticket.id]
         assert (ticket.status == "used") == bool(made), "a fork is whole or not at all"
+    left = {(one.cluster, one.vmid): one.status for one in world.book.all("joined", Joined)}
+    assert known.left.items() <= left.items()
     for row in world.book.clusters():
         assert row.intent == ""
         states = {vm.state for vm in world.book.vms(row.name)}
