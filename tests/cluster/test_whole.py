@@ -476,6 +476,20 @@ async def test_what_contradicts_the_state_is_a_conflict(state: str, refused: lis
         assert world.core.cluster("a").state == state
 
 
+async def test_a_vm_is_ended_before_the_suspend_or_not_at_all() -> None:
+    for turns in range(24):
+        async with six(3) as world:
+            await world.core.limit("a", Limits(vms=9), None)
+            limiting = asyncio.create_task(world.core.limit("a", Limits(vms=8), None))
+            ending = asyncio.create_task(world.core.end(["a-4", "a-5"]))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await world.core.suspend("a")
+            await asyncio.gather(limiting, ending, return_exceptions=True)
+            rows = {vm.name for vm in world.book.vms("a")}
+            assert stored(world) == rows and states(world) == {"suspended"}
+
+
 async def test_one_vm_of_a_suspended_cluster_cannot_be_ended_alone() -> None:
     async with six(3) as world:
         await world.core.suspend("a")

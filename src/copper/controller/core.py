@@ -171,6 +171,9 @@ class Core:
 
     async def end(self, vms: list[str]) -> None:
         """Ends VMs of one virtual cluster. Raises NotFound, Conflict (it is suspended, or about to be)."""
+        for cluster in {self.book.vm(name).cluster for name in vms}:
+            await self.book.cluster_settled(cluster)
+        # from here to what is first written nothing else is decided
         found = [self.book.vm(name) for name in vms]
         self.whole.check_apart(found)
         await self.endings.end(found)
