@@ -19,7 +19,11 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-enum { CLIENTS_MOST = 256, ARGS_KEPT = 1024 };
+enum {
+	CLIENTS_MOST = 256,
+	ARGS_KEPT = 1024,
+	ARGS_LONG = 192 << 10, /* of all calls with more: a clone's last file */
+};
 
 static void listener_ready(struct source *source, uint32_t events);
 static struct source listener = {.fd = -1, .ready = listener_ready};
@@ -27,12 +31,29 @@ static const char *listener_path;
 static struct client *clients;
 static size_t client_count;
 static uint32_t last_call;
+static size_t args_long;
 
 void local_forget(struct client *client)
 {
+	size_t length = client->args ? strlen(client->args) : 0;
+	if (length > ARGS_KEPT)
+		args_long -= length;
 	client->call = 0;
 	free(client->args);
 	client->args = NULL;
+}
+
+/* So that the call can be asked again. */
+static void keep_args(struct client *client, const json_t *args, size_t length)
+{
+	if (length > ARGS_KEPT && length > ARGS_LONG - args_long)
+		return;
+	client->args = calloc(1, length + 1);
+	if (!client->args)
+		return;
+	json_dumpb(args, client->args, length, JSON_COMPACT);
+	if (length > ARGS_KEPT)
+		args_long += strlen(client->args); /* it is text: a NUL is written as an escape */
 }
 
 static void gone(struct client *client)
@@ -45,6 +66,7 @@ static void gone(struct client *client)
 			*at = client->next;
 			break;
 		}
+	local_forget(client);
 	client_free(client);
 	client_count--;
 	loop_watch(&listener, EPOLLIN);
@@ -87,8 +109,8 @@ static void ask_host(struct client *client, const struct verb *verb, json_t *arg
 	}
 	if (!strcmp(verb->name, "clone") && turns_take(client, args))
 		return;
-	if (verb->again != AGAIN_NEVER && length <= ARGS_KEPT && (client->args = calloc(1, length + 1)))
-		json_dumpb(args, client->args, length, JSON_COMPACT);
+	if (verb->again != AGAIN_NEVER)
+		keep_args(client, args, length);
 	local_ask(client, verb, args);
 }
 

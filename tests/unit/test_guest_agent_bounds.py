@@ -97,17 +97,17 @@ async def test_an_unknown_verb_is_told_the_known_ones(guest: Guest) -> None:
 async def test_a_line_that_is_too_long_is_answered_and_ends_it(guest: Guest) -> None:
     await guest.session()
     client = await Client.of(guest)
-    client.writer.write(b"x" * 65_537)
+    client.writer.write(b"x" * 66_561)
     assert (await client.answer())["errno"] == 22
     assert await client.reader.read() == b""
     assert await (await Client.of(guest)).vmid() == VMID
 
 
-async def test_a_line_of_65536_bytes_is_taken(guest: Guest) -> None:
+async def test_a_line_of_66560_bytes_is_taken(guest: Guest) -> None:
     await guest.session()
     client = await Client.of(guest)
-    line = b'{"verb": "vmid", "args": {"x": "' + b"y" * 65_500
-    assert await client.ask(line[: 65_536 - 4] + b'"}}') == VMID
+    line = b'{"verb": "vmid", "args": {"x": "' + b"y" * 66_560
+    assert await client.ask(line[: 66_560 - 4] + b'"}}') == VMID
 
 
 async def test_200_programs_at_once_are_all_answered(guest: Guest) -> None:

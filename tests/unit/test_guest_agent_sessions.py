@@ -215,6 +215,19 @@ async def test_who_waits_goes_on_waiting_with_a_new_host_agent(guest: Guest, wor
     assert (await ended(program)).status == 0
 
 
+async def test_a_clones_last_file_is_sent_again_to_a_new_host_agent(guest: Guest) -> None:
+    (guest.folder / "result").write_bytes(bytes(49_152))
+    calls = Calls()
+    port = await guest.session(MASTER, calls)
+    for _ in range(8):  # what a former one held is free again
+        program = await guest.program("join", "--file", str(guest.folder / "result"))
+        first = await calls.next()
+        await port.begin(MASTER, "adopt", deadline=DEADLINE)
+        assert await calls.next() == first
+        program.kill()
+        await ended(program)
+
+
 @pytest.mark.parametrize("words", ["sync", f"join {TICKET}", "join 3"])
 async def test_a_clone_does_not_wait_for_what_its_parent_waits_for(
     guest: Guest, words: str

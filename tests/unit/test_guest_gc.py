@@ -169,10 +169,21 @@ async def test_a_file_is_joined_with(guest: Guest) -> None:
     assert args == {"status": 3, "report": True, "file": "AAECAw=="}
 
 
+async def test_the_largest_file_is_joined_with_and_one_byte_more_is_refused(guest: Guest) -> None:
+    result = guest.folder / "result"
+    result.write_bytes(bytes(49_152))
+    _, args = await asked(guest, "join", "255", "--file", str(result))
+    assert args["file"] == "AAAA" * 16_384
+    result.write_bytes(bytes(49_153))
+    ran = await guest.gc("join", "--file", str(result))
+    says = f"gc: join: --file: expected at most 49152 bytes, {result} has more\n"
+    assert ran == Ran(22, "", says)
+
+
 async def test_what_clones_left_is_collected_page_by_page(guest: Guest) -> None:
     """A list that no message holds comes in parts; the host is told when the program has the last one."""
     came: asyncio.Queue[tuple[str, dict[str, Any]]] = asyncio.Queue()
-    pages = {
+    pages: dict[int | None, dict[str, Any]] = {
         None: {"clones": [{"vmid": 1, "status": 0, "file": "AAEC"}], "next": 1},
         1: {"clones": [{"vmid": 2, "status": 9, "file": ""}], "next": 2},
         2: {"clones": [{"vmid": 3, "status": -1, "file": None}]},

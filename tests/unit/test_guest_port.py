@@ -130,6 +130,26 @@ async def test_a_guest_that_is_silent_is_given_up(ends: Ends) -> None:
     await port.close()
 
 
+async def test_a_guest_whose_hooks_run_gets_the_time_that_it_says_once(ends: Ends) -> None:
+    port, guest = GuestPort(ends[0]), ends[1]
+    beginning = asyncio.create_task(port.begin(IDENTITY, "clone", deadline=0.2))
+    await guest.hear()
+    await guest.say(type="working", session=guest.session, ms=60_000)
+    await asyncio.sleep(0.4)
+    assert not beginning.done()
+    await guest.say(type="ready", session=guest.session, agent="x", uptime_ms=1, load=0)
+    await beginning
+    await guest.say(type="working", session=guest.session, ms=60_000)  # too late to matter
+    await settled(port, guest)
+    beginning = asyncio.create_task(port.begin(IDENTITY, "clone", deadline=0.2))
+    await guest.hear()
+    for ms in (100, 10**18):
+        await guest.say(type="working", session=guest.session, ms=ms)
+    with pytest.raises(TimedOut, match=r"within 0\.2 s"):
+        await beginning
+    await port.close()
+
+
 async def test_all_who_wait_are_told_when_the_guest_is_gone(ends: Ends) -> None:
     async def on_call(verb: str, args: dict[str, Any], call: int) -> dict[str, Any]:
         called.set()
