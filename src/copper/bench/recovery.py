@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
 import select
 import time
 
@@ -40,6 +42,9 @@ def populate(where: Place, image: str, vms: int) -> dict[str, int]:
 
 def kill(where: Place, before: dict[str, int]) -> Round:
     """Kills the node and starts it again: its VMs outlive it. Raises TimedOut when none of them is found."""
+    # a hundred guests wake at once: who looks on must not wait for them as well
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, -10)
     began = time.perf_counter()
     where.process.kill()
     where.process.wait()

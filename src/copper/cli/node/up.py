@@ -37,7 +37,7 @@ def up(foreground: bool, fake: bool) -> None:
     if fake:
         settings = dataclasses.replace(settings, fake=True)
     if foreground:
-        from copper.node import serve
+        from copper.node.serve import serve
 
         with _named_permissions(settings):
             serve(settings)

@@ -1,7 +1,4 @@
-"""One machine's Copper in one process: controller and host agent, which speak HTTP all the same.
-
-`python -m copper.node` serves until it is told to end; VMs outlive it.
-"""
+"""Controller and host agent in one process, which speak HTTP all the same."""
 
 from __future__ import annotations
 
@@ -171,7 +168,3 @@ def main() -> int:
         print(f"copper: {error}", file=sys.stderr)
         return error.exit_status
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
