@@ -172,6 +172,45 @@ async def test_of_many_who_boot_one_does() -> None:
         assert len(world.book.vms()) == 1 and len(world.book.tickets()) == 1
 
 
+async def test_a_boot_that_is_killed_leaves_nothing_and_harms_no_later_one() -> None:
+    for turns in range(0, 40, 3):
+        async with World(hosts=three()) as world:
+            await world.core.create("root", NewCluster(name="a", image="micro"))
+            first = asyncio.create_task(world.core.boot("a"))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await world.core.kill("a")
+            second = await world.core.boot("a")
+            outcome = (await asyncio.gather(first, return_exceptions=True))[0]
+            assert not isinstance(outcome, BaseException) or isinstance(outcome, Conflict)
+            await asyncio.sleep(0.01)
+            assert world.book.vms() == [second]
+            world.agree()
+
+
+async def test_a_kill_does_not_wait_for_a_boot_that_hangs() -> None:
+    async with World() as world:
+        world.host.gate = asyncio.Event()
+        booting = asyncio.create_task(world.boot("a"))
+        await world.host.at_gate.wait()
+        async with asyncio.timeout(5):
+            await world.core.kill("a")
+        with pytest.raises(Conflict, match="was killed"):
+            await booting
+        assert world.book.vms() == [] and world.book.tickets() == []
+        world.agree()
+
+
+async def test_a_boot_of_what_runs_keeps_nobody_from_forking() -> None:
+    async with World() as world:
+        master = await world.boot("a")
+        again = asyncio.create_task(world.core.boot("a"))
+        fork = asyncio.create_task(clone(world, master, 2))
+        with pytest.raises(Conflict, match="runs already"):
+            await again
+        assert await fork == [1, 2]
+
+
 async def test_a_cluster_whose_master_died_can_be_booted_again() -> None:
     async with World() as world:
         master = await world.boot("a")

@@ -410,6 +410,21 @@ async def test_reconcile_of_many_vms_reads_each_host_once() -> None:
         again.agree()
 
 
+async def test_an_end_that_comes_late_does_not_end_the_next_master() -> None:
+    """A host that answers again is told to end what another has ended, and booted anew, meanwhile."""
+    async with World() as world:
+        master = await world.boot("a")
+        old = world.book.vm(master)
+        await world.core.kill("a")
+        new = await world.core.boot("a")
+        late = old.model_copy(update={"state": "ending"})
+        await world.core.endings.end([late])
+        await world.core.endings.undo([late])
+        assert world.book.vm(master) == new
+        assert len(world.book.tickets()) == 1
+        world.agree()
+
+
 # tickets of another boot of the host
 
 

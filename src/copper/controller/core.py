@@ -130,7 +130,7 @@ class Core:
         return await self.placed.create(owner, new)
 
     async def boot(self, name: str, progress: Progress = no_progress) -> Vm:
-        return await self.placed.boot(name, progress)
+        return await self.whole.boot(name, lambda: self.placed.boot(name, progress))
 
     async def kill(self, name: str, progress: Progress = no_progress) -> list[str]:
         return await self.whole.kill(name, progress)
@@ -180,8 +180,10 @@ class Core:
 
     async def _end_clone(self, clone: Vm, leave: Mapping[str, Record]) -> None:
         """As `end`, for one that asked for it itself and leaves rows; it waits while the whole is changed."""
+        await self.book.cluster_settled(clone.cluster)
         while clone.cluster in self.forks.closed:
             await self.forks.closed[clone.cluster].wait()
+            await self.book.cluster_settled(clone.cluster)
         found = [self.book.vm(clone.name)]
         self.whole.check_apart(found)
         await self.endings.end(found, leave)

@@ -28,6 +28,7 @@ class Endings:
         self._hosts = hosts
         self._tickets = tickets
         self._results = results
+        self._told: dict[str, asyncio.Task[None]] = {}  # VMs that hosts are ending right now
 
     async def undo(self, vms: Sequence[Vm], restore: Mapping[str, Ticket] = {}) -> None:
         """Ends VMs that were begun, and forgets them and their tickets; those of `restore` can be used again.
@@ -46,9 +47,8 @@ class Endings:
         """
         if not vms:
             return
-        keys = [vm_key(vm.name) for vm in vms]
         await self._book.cluster_settled(vms[0].cluster)
-        there = [found for key in keys if (found := self._book.find(key, Vm)) is not None]
+        there = [row for vm, row in self._rows(vms) if row is not None and _same(row, vm)]
         going = {vm_key(vm.name): vm for vm in there if vm.state in LIVE}
         if going:
             put = {**{key: _ending(vm) for key, vm in going.items()}, **leave}
@@ -63,18 +63,20 @@ class Endings:
         self, vms: Sequence[Vm], restore: Mapping[str, Ticket] = {}
     ) -> BaseException | None:
         """Releases what the hosts confirm, and the tickets that go with these VMs; the rest stays held."""
+        vms = [vm for vm, row in self._rows(vms) if row is None or _same(row, vm)]
         if not vms:
             return None
         failures = await self._on_hosts(vms)
         await step("kill.ended")
         await self._book.cluster_settled(vms[0].cluster)
-        # from here to the submission nothing else is decided
+        # from here to the submission nothing else is decided; a name may be a new master's by now
+        rows = self._rows(vms)
+        vms = [vm for vm, row in rows if row is None or _same(row, vm)]
         put: dict[str, Record] = {}
         delete = [vm_key(vm.name) for vm in vms if vm.name not in failures]
-        for name in failures:
-            row = self._book.find(vm_key(name), Vm)
-            if row is not None and row.state in LIVE:
-                put[vm_key(name)] = _ending(row)
+        for vm, row in rows:
+            if vm.name in failures and row is not None and _same(row, vm) and row.state in LIVE:
+                put[vm_key(vm.name)] = _ending(row)
         if not failures:  # in one transaction, so that nobody takes the room in between
             put |= {key: ticket for key, ticket in restore.items() if self._tickets.is_held(ticket)}
         left, gone = self._results.at_end(vms)
@@ -82,6 +84,10 @@ class Endings:
         await self._book.commit(put=put | left, delete=delete + gone)
         await step("kill.written")
         return next(iter(failures.values()), None)
+
+    def _rows(self, vms: Sequence[Vm]) -> list[tuple[Vm, Vm | None]]:
+        """What is written down now under each VM's name."""
+        return [(vm, self._book.find(vm_key(vm.name), Vm)) for vm in vms]
 
     async def _on_hosts(self, vms: Sequence[Vm]) -> dict[str, BaseException]:
         """Has the hosts end VMs, and forget what they stored of them; returns what failed, by VM."""
@@ -101,6 +107,15 @@ class Endings:
         return failures
 
     async def _end_one(self, vm: Vm) -> None:
+        """Has its host end a VM; whoever asks for the same joins, so that none is told after all is over."""
+        task = self._told.get(vm.name)
+        if task is None:
+            task = asyncio.create_task(self._tell(vm))
+            self._told[vm.name] = task
+            task.add_done_callback(lambda _: self._told.pop(vm.name, None))
+        await asyncio.shield(task)
+
+    async def _tell(self, vm: Vm) -> None:
         await self._hosts.get(vm.host).end(vm.name)
 
     def _stored_on(self, vms: Sequence[Vm]) -> set[str]:
@@ -124,6 +139,11 @@ class Endings:
         left, gone = self._results.at_end([vm])
         gone += self._tickets.gone_with([vm])
         await self._book.commit(expect={key: vm}, put={key: dead, **left}, delete=gone)
+
+
+def _same(row: Vm, vm: Vm) -> bool:
+    """Whether it is that VM, and not another one of its name: each master has a ticket of its own."""
+    return row.ticket == vm.ticket
 
 
 def _is_unused(ticket: Ticket | None) -> bool:

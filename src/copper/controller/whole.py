@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 from copper.controller.book import Book
 from copper.controller.capacity import left_of
@@ -33,6 +33,7 @@ class Whole:
         self._hosts = hosts
         self._endings = endings
         self._forks = forks
+        self._boots: dict[str, asyncio.Task[Vm]] = {}
 
     def busy(self) -> list[str]:
         """The virtual clusters that this is at work on."""
@@ -236,9 +237,29 @@ class Whole:
                 advice="kill others, or have the quota raised",
             )
 
+    async def boot(self, name: str, work: Callable[[], Coroutine[Any, Any, Vm]]) -> Vm:
+        """Boots it by `work`, which a kill ends: it undoes itself. Raises Conflict then."""
+        if any(vm.state in LIVE for vm in self._book.vms(name)):  # it may be forked meanwhile
+            raise Conflict(
+                f"virtual cluster {name!r} runs already", advice=f"gc-vc kill {name} ends it"
+            )
+        with self._alone(name):
+            boot = self._boots[name] = asyncio.create_task(work())
+            try:
+                return await boot
+            except asyncio.CancelledError:
+                me = asyncio.current_task()
+                if me is not None and me.cancelling():
+                    raise
+                raise Conflict(f"virtual cluster {name!r} was killed") from None
+            finally:
+                del self._boots[name]
+
     async def kill(self, name: str, progress: Progress = no_progress) -> list[str]:
         """Ends all VMs of a virtual cluster; returns their names. It can be booted again."""
         self._book.cluster(name)
+        if name in self._boots:
+            self._boots[name].cancel()
         while name in self._forks.closed:  # what is half suspended or half resumed is not ended
             await self._forks.closed[name].wait()
         with self._alone(name):
