@@ -18,7 +18,9 @@ class Known:
         self.clusters: set[str] = set()
         self.vms: set[str] = set()
         self.tickets: set[str] = set()
-        self.left: dict[tuple[str, int], int] = {}  # by virtual cluster and vmid: with what it joined
+        self.left: dict[
+            tuple[str, int], int
+        ] = {}  # by virtual cluster and vmid: with what it joined
         self.unsure: set[str] = set()  # being ended: there or not, both are right
 
     @contextlib.contextmanager

@@ -27,7 +27,9 @@ def folders_go_with_their_files(request: pytest.FixtureRequest, tmp_path: Path) 
     removed = Path.rmdir
 
     def rmdir(path: Path) -> None:
-        if path.is_relative_to(tmp_path) and (path / "cgroup.procs").exists():
+        files = ("cgroup.procs", "cpu.shares", "cpu.weight")
+        lone = path.is_dir() and not any(entry.is_dir() for entry in path.iterdir())
+        if path.is_relative_to(tmp_path) and lone and any((path / name).exists() for name in files):
             shutil.rmtree(path)
         else:
             removed(path)

@@ -132,6 +132,13 @@ class Groups:
     def _open(self, layout: Layout) -> None:
         for root in layout.roots():
             (root / self._below).mkdir(parents=True, exist_ok=True)
+        # all VMs together weigh as many processes as keep the host busy, not as a single one
+        cpus = os.cpu_count() or 1
+        for group in ("copper", self._below):
+            if layout.version == 1:
+                _write(layout.roots()[0] / group / "cpu.shares", str(2048 * cpus))
+            else:
+                _write(layout.roots()[0] / group / "cpu.weight", str(min(10_000, 200 * cpus)))
         if layout.version == 2:
             (root,) = layout.roots()
             for folder in (root, root / "copper", root / self._below):

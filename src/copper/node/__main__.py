@@ -7,7 +7,7 @@ import gc
 import os
 import sys
 
-NICE = -5  # a hundred VMs that wake at once would leave a node that starts a hundredth of the time
+NICE = -10  # a hundred VMs that wake at once would leave a node that starts a hundredth of the time
 
 
 def main() -> int:
