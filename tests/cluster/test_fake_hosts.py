@@ -100,6 +100,8 @@ async def test_a_host_agent_that_is_killed_comes_back_with_all_its_machines() ->
         for host in world.hosts:
             host.kill()
             await host.start()
+            for vm in host.agent.vms.all():
+                await vm.guest()
         world.agree()
         assert len((await world.room_of("a-4").call("a-4", "clone", {"count": 2}))["vmids"]) == 2
         world.agree()
