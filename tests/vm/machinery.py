@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from copper.client import Client
+from copper.host.cgroups import find_layout, instance_of, sweep
 from copper.model.settings import Settings, from_environment
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -128,6 +129,11 @@ class Copper:
         left += [str(path) for path in self.settings.disks_dir.glob("*")]
         left += [str(path) for path in self.settings.vms_dir.glob("*")]
         left += [str(path) for path in self.settings.images_dir.glob(".*")]
+        left += [str(path) for path in (self.settings.state_dir / "suspended").glob("*")]
+        layout = find_layout()
+        for root in layout.roots() if layout is not None else ():
+            groups = root / "copper" / instance_of(self.settings.run_dir)
+            left += [str(path) for path in groups.glob("*") if path.is_dir()]
         left += [
             line
             for line in Path("/proc/mounts").read_text().splitlines()
@@ -186,5 +192,6 @@ def a_copper(accel: str, *, state: Path | None = None, **variables: str) -> Iter
         for pid in copper.qemus():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        sweep(run)
         shutil.rmtree(run, ignore_errors=True)
         shutil.rmtree(state, ignore_errors=True)

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from copper.bench.stats import Guest
 from copper.client import Client
+from copper.host.cgroups import sweep
 from copper.host.template import build_template
 from copper.image.build import built as builds
 from copper.image.build.built import Built
@@ -182,6 +183,7 @@ def _clear(folder: Path) -> None:
         sockets = Path((folder / "sockets").read_text())
         for alive in strays(sockets, set()):
             alive.end()
+        sweep(sockets)
         shutil.rmtree(sockets, ignore_errors=True)
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -261,6 +263,7 @@ def _end(place: Place) -> None:
         place.process.wait()
     for alive in strays(place.settings.run_dir, set()):
         alive.end()
+    sweep(place.settings.run_dir)
 
 
 def _tail(log: Path) -> str:

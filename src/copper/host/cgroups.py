@@ -319,6 +319,16 @@ def find_groups(run_dir: Path) -> Groups:
     return Groups(run_dir, find_layout())
 
 
+def sweep(run_dir: Path) -> None:
+    """Removes the groups of a Copper that is not there any more and whose VMs have ended."""
+    layout = find_layout()
+    for root in layout.roots() if layout is not None else ():
+        ours = root / "copper" / instance_of(run_dir)
+        for folder in (*ours.glob("*/"), ours, root / "copper"):
+            with contextlib.suppress(OSError):  # a process is in it, or another Copper's group
+                folder.rmdir()
+
+
 def read_fields(path: Path) -> dict[str, int]:
     """A file of `name number` lines, such as memory.stat or /proc/PID/status; empty when it cannot be read."""
     try:

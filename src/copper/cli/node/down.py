@@ -73,11 +73,13 @@ def _end_process(pid: int) -> None:
 
 def _end_strays(settings: Settings) -> int:
     """Ends QEMUs that nobody looks after, such as those of a Copper that was killed."""
+    from copper.host.cgroups import sweep
     from copper.vmm.process import strays
 
     found = strays(settings.run_dir, set())
     for alive in found:
         alive.end()
+    sweep(settings.run_dir)
     return len(found)
 
 
