@@ -37,6 +37,7 @@ from copper.model.api import (
     VmLimits,
 )
 from copper.model.audit import Difference
+from copper.model.errors import CopperError
 from copper.model.machine import Record
 from copper.model.tickets import Ticket, TicketRequest
 from copper.store.contract import Store
@@ -115,8 +116,11 @@ class Core:
         while True:
             await asyncio.sleep(self.hosts.report_s)
             self.accounts.report_s = self.hosts.round_s
-            await self.learning.write()
-            await self.accounts.write()
+            try:
+                await self.learning.write()
+                await self.accounts.write()
+            except CopperError as error:  # it is written with what is counted next
+                log.warning("accounts could not be written: %s", error)
 
     # virtual clusters
 

@@ -26,6 +26,7 @@ from copper.wire.http import Peer
 
 MOST_FOR_REPORTS = 0.15  # of a processor
 LONGEST_ROUND_S = 30.0
+ANSWER_S = 5.0  # a host that measures itself for longer is taken for one that does not answer
 
 log = logging.getLogger(__name__)
 
@@ -192,7 +193,7 @@ class Hosts:
 
     async def _measure(self, name: str) -> None:
         try:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(ANSWER_S):
                 report = await self._links[name].report()
         except (CopperError, TimeoutError) as error:
             if name in self.reports:
@@ -203,7 +204,10 @@ class Hosts:
         self.reports[name] = report
         self.capacity.report(report)
         for seen in self._watchers:
-            seen(report)
+            try:
+                seen(report)
+            except Exception:  # a defect in what follows reports must not end the reports
+                log.exception("a report of host %s was not taken in", name)
 
     async def watch(self) -> None:
         """Has all hosts measured again and again, until it is cancelled: each once in `round_s`.
