@@ -2,6 +2,7 @@
 #include "agent.h"
 #include "channel.h"
 #include "exec.h"
+#include "hook_list.h"
 #include "hooks.h"
 #include "identity.h"
 #include "local.h"
@@ -103,6 +104,10 @@ static void clone_hooks_over(void *owner, json_t *failed, bool fatal)
 /* Each clone's hooks run before it is handed out; how long they may take is told. */
 static void run_clone_hooks(uint32_t session)
 {
+	struct hook *any = hook_list(HOOKS_IN_CLONE);
+	hook_list_free(any);
+	if (!any) /* as most guests have it: nothing is made ready for nothing */
+		return;
 	json_t *environment = hooks_environment(identity(), json_text(identity(), "ticket"), NULL);
 	becoming.hooks = hooks_run(HOOKS_IN_CLONE, environment, clone_hooks_over, NULL);
 	if (becoming.hooks)
