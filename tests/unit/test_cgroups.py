@@ -104,10 +104,7 @@ def test_version_1_lies_below_the_agents_own_group(tmp_path: Path) -> None:
     groups.put("a-0", 77, SHAPE)
     mine = Path("copper") / instance_of(tmp_path) / "a-0"
     cpu, memory = tmp_path / "cpu" / mine, tmp_path / "memory" / "agent" / mine
-    assert (memory / "cgroup.procs").read_text() == "77"
-    assert not (cpu / "cgroup.procs").exists()
-    groups.hold("a-0", VmLimits(cpus=1))
-    assert (cpu / "cgroup.procs").read_text() == "77"
+    assert (cpu / "cgroup.procs").read_text() == (memory / "cgroup.procs").read_text() == "77"
     assert (cpu / "cpu.shares").read_text() == "2048"
     assert groups.found() == [cpu, memory]
     asyncio.run(groups.remove("a-0"))

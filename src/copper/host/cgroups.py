@@ -153,7 +153,7 @@ class Groups:
             )
 
     def put(self, vm: str, pid: int, shape: Shape) -> None:
-        """Moves a process and its threads into the group of this VM; for processors, with version 1, at a first limit.
+        """Moves a process and its threads into the group of this VM, weighed by its processors.
 
         Blocks for up to 20 ms while the kernel does it. A host that cannot goes on without, and says so.
         """
@@ -170,8 +170,7 @@ class Groups:
                 _write(folders[0] / "cpu.shares", str(1024 * shape.cpus))
             else:
                 _write(folders[0] / "cpu.weight", str(min(10_000, 100 * shape.cpus)))
-            # a group of its own for the processors wakes a guest late when others are busy: only with a limit
-            for folder in folders[-1:]:
+            for folder in folders:
                 _write(folder / "cgroup.procs", str(pid))
         except OSError as error:
             if error.errno != errno.ESRCH:  # it has just ended: its watcher says so
@@ -183,15 +182,10 @@ class Groups:
             return
         found = _groups_in(self._proc / str(pid) / "cgroup")
         ours = str(self._below / vm)
-        if not found.get("memory", "").endswith(ours):
+        if not all(found.get(name, "").endswith(ours) for name in CONTROLLERS):
             self.put(vm, pid, shape)
             return
-        cpu = self._layout.roots()[0] / self._below / vm
-        if found.get("cpu", "").endswith(ours):
-            cpu = self._layout.mounts["cpu"] / found["cpu"]
-        with contextlib.suppress(OSError):
-            cpu.mkdir(parents=True, exist_ok=True)  # its process comes into it with a limit
-        folders = (cpu, self._layout.mounts["memory"] / found["memory"])
+        folders = (self._layout.mounts[name] / found[name] for name in ("cpu", "memory"))
         self._groups[vm] = _Group(pid, tuple(dict.fromkeys(folders)), _kernel_bytes(shape))
 
     def hold(self, vm: str, limits: VmLimits, *, again: bool = False) -> None:
@@ -205,8 +199,6 @@ class Groups:
             return
         try:
             most = self._most(vm, group, limits.own_bytes, again)
-            if limits.cpus is not None and len(group.folders) > 1:
-                _write(group.folders[0] / "cgroup.procs", str(group.pid))
             self._hold_cpu(group.folders[0], limits.cpus)
             self._hold_memory(group.folders[-1], most)
         except OSError as error:
