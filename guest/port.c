@@ -16,7 +16,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-enum { LOOK_SOON_MS = 20, LOOK_LATER_MS = 100, SOON = 250 /* looks of the first kind */ };
+enum { LOOK_SOON_MS = 20, LOOK_LATER_MS = 250, SOON = 10 /* looks of the first kind */ };
 
 static const char *given_path;
 static void (*call_readable)(void);
