@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.vm.machinery import ROOT, Copper, a_copper, images_folder
 from tests.vm.pages import Command, Example, commands_of, examples_of, is_what_the_page_shows
+from tests.vm.reader import Reader
 
 PAGES = sorted(
     str(path.relative_to(ROOT))
@@ -60,71 +59,18 @@ BEFORE = {
 # Two Debians would take two minutes: the recipe that is built here under that name is micro. Others
 # test that debian-12 is built and boots.
 SMALL = "docs/how-to/images.md"
-# Whoever opens a console presses Ctrl-] at some time.
-USER = r"""
-gc-vm() { if [ "$1" = console ]; then printf '\035' | command gc-vm "$@"; else command gc-vm "$@"; fi; }
-"""
 EDITOR = '#!/bin/sh\n[ -e "$1" ] || echo "#!/bin/sh" >"$1"\n'
-MARK = "\x1e"  # ends a command's output; its exit status follows
-DEADLINE_S = 300
 
 
-class Reader:
-    """Follows a page with a Copper of its own, in a folder that looks like a checkout."""
-
-    def __init__(self, copper: Copper, page: str, folder: Path) -> None:
-        self.copper = copper
-        self.checkout = folder / "checkout"
-        for name in ("src", "images"):
-            shutil.copytree(ROOT / name, self.checkout / name)
-        if page == SMALL:
-            shutil.rmtree(self.checkout / "images/debian-12")
-            shutil.copytree(ROOT / "images/micro", self.checkout / "images/debian-12")
-        editor = folder / "editor"
-        editor.write_text(EDITOR)
-        editor.chmod(0o755)
-        self.environment = {
-            **os.environ,
-            **copper.environment,
-            "COPPER_NATIVE_DIR": str(ROOT / "build"),
-            "PYTHONPATH": str(self.checkout / "src"),  # recipes are beside the sources
-            "EDITOR": str(editor),
-        }
-
-    def run(self, script: str) -> str:
-        """What a shell prints; every command in it must succeed."""
-        done = self._bash("set -eo pipefail", script)
-        assert done.returncode == 0, f"{script}\nexit status {done.returncode}:\n{done.stdout}"
-        return done.stdout
-
-    def type(self, commands: list[Command]) -> None:
-        """Types commands at one prompt, and compares what is printed with what the page shows."""
-        # the status survives the mark: a page may ask for it by `echo $?`
-        mark = f"status_=$?; printf '{MARK}%d{MARK}' $status_; (exit $status_)"
-        typed = "\n".join(f"{command.text}\n{mark}" for command in commands)
-        parts = self._bash(typed).stdout.split(MARK)
-        assert len(parts) == 2 * len(commands) + 1, parts[-1]
-        for command, printed, status in zip(commands, parts[::2], parts[1::2], strict=False):
-            said = (
-                f"$ {command.text}\n{printed}exit status {status}; the page has\n{command.output}"
-            )
-            assert is_what_the_page_shows(command.output, printed), said
-            assert status == "0" or command.output, said
-
-    def _bash(self, *script: str) -> subprocess.CompletedProcess[str]:
-        text = "\n".join(["exec 2>&1", USER, *script]).replace(".venv/bin/", "")
-        text = text.replace("/var/lib/copper", str(self.copper.settings.state_dir))
-        return subprocess.run(
-            ["bash", "-c", text],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            cwd=self.checkout,
-            env=self.environment,
-            timeout=DEADLINE_S,
-            check=False,
-        )
+def checkout(page: str, folder: Path) -> Path:
+    """A folder that looks like a checkout, as far as the pages need it."""
+    made = folder / "checkout"
+    for name in ("src", "images"):
+        shutil.copytree(ROOT / name, made / name)
+    if page == SMALL:
+        shutil.rmtree(made / "images/debian-12")
+        shutil.copytree(ROOT / "images/micro", made / "images/debian-12")
+    return made
 
 
 def follow(copper: Copper, page: str, examples: list[Example], folder: Path) -> None:
@@ -134,7 +80,10 @@ def follow(copper: Copper, page: str, examples: list[Example], folder: Path) -> 
     if page.startswith("docs/tutorial"):
         shutil.rmtree(state / "images")
     copper.stop()  # the page says when to start it
-    reader = Reader(copper, page, folder)
+    editor = folder / "editor"
+    editor.write_text(EDITOR)
+    editor.chmod(0o755)
+    reader = Reader(copper, checkout(page, folder), EDITOR=str(editor))
     try:
         reader.run(BEFORE.get(page, ""))
         for example in examples:
