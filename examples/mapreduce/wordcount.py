@@ -10,6 +10,7 @@ import sys
 import time
 import zlib
 from collections import Counter
+from pathlib import Path
 
 from gridcentric import guest as gc
 
@@ -72,19 +73,16 @@ def count(text, pieces, workers):
 
 def main(path, *numbers):
     """Once for each number of workers."""
-    with open(path, "rb") as file:
-        text = file.read()
+    text = Path(path).read_bytes()
     pieces, words = pieces_of(text), number_of_words(text)
     for workers in map(int, numbers):
         counts, times = count(text, pieces, workers)
         if sum(counts.values()) != words:
             sys.exit(f"{workers} workers counted {sum(counts.values())} of {words} words")
-        with open(f"{path}.{workers}", "wb") as file:
-            file.writelines(b"%7d %s\n" % (counts[word], word) for word in sorted(counts))
-        print(
-            json.dumps({"workers": workers, "words": words, "different": len(counts), **times}),
-            flush=True,
-        )
+        lines = [b"%7d %s\n" % (counts[word], word) for word in sorted(counts)]
+        Path(f"{path}.{workers}").write_bytes(b"".join(lines))
+        said = {"workers": workers, "words": words, "different": len(counts), **times}
+        print(json.dumps(said), flush=True)
 
 
 main(*sys.argv[1:])
