@@ -104,9 +104,11 @@ static void clone_hooks_over(void *owner, json_t *failed, bool fatal)
 /* Each clone's hooks run before it is handed out; how long they may take is told. */
 static void run_clone_hooks(uint32_t session)
 {
+	if (turns_bare(becoming.call)) /* as most guests have it */
+		return;
 	struct hook *any = hook_list(HOOKS_IN_CLONE);
 	hook_list_free(any);
-	if (!any) /* as most guests have it: nothing is made ready for nothing */
+	if (!any)
 		return;
 	json_t *environment = hooks_environment(identity(), json_text(identity(), "ticket"), NULL);
 	becoming.hooks = hooks_run(HOOKS_IN_CLONE, environment, clone_hooks_over, NULL);

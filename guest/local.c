@@ -107,11 +107,14 @@ static void ask_host(struct client *client, const struct verb *verb, json_t *arg
 		client_answer(client, EINVAL, "the arguments are too long", NULL);
 		return;
 	}
-	if (!strcmp(verb->name, "clone") && turns_take(client, args))
+	bool is_clone = !strcmp(verb->name, "clone");
+	if (is_clone && turns_take(client, args))
 		return;
 	if (verb->again != AGAIN_NEVER)
 		keep_args(client, args, length);
-	local_ask(client, verb, args);
+	uint32_t call = local_ask(client, verb, args);
+	if (is_clone)
+		turns_passed(call);
 }
 
 /* What the host kept for the program until it has it. */

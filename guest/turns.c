@@ -2,6 +2,7 @@
 #include "turns.h"
 #include "agent.h"
 #include "channel.h"
+#include "hook_list.h"
 #include "hooks.h"
 #include "identity.h"
 #include "local.h"
@@ -23,6 +24,7 @@ struct turn {
 };
 
 static struct turn *turns; /* the first one has it */
+static uint32_t bare;	    /* the last clone call that was made where no clone has hooks */
 
 static void begin(struct turn *turn);
 
@@ -104,6 +106,18 @@ bool turns_take(struct client *client, json_t *args)
 	if (turns == turn)
 		begin(turn);
 	return true;
+}
+
+void turns_passed(uint32_t call)
+{
+	struct hook *any = hook_list(HOOKS_IN_CLONE);
+	hook_list_free(any);
+	bare = any ? 0 : call;
+}
+
+bool turns_bare(uint32_t call)
+{
+	return call && call == bare;
 }
 
 static void after_over(void *owner, json_t *failed, bool fatal)

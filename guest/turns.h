@@ -7,6 +7,13 @@
 /* Takes a clone call, with a reference to args; false: there are no hooks, and nobody's turn. */
 bool turns_take(struct client *client, json_t *args);
 
+/* A clone call that is no turn's goes to the host. It is looked here whether clones have hooks: reading folders as
+   the first thing in a clone costs it a megabyte under emulation, for code that nothing else runs there. */
+void turns_passed(uint32_t call);
+
+/* Whether no clone of this call has hooks. */
+bool turns_bare(uint32_t call);
+
 /* The program has gone away. What its call began goes on to where others can begin. */
 void turns_gone(struct client *client);
 
