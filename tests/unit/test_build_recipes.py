@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from copper.image.build import recipes
+from copper.image.build import build, recipes
 from copper.image.build.digest import digest_of
-from copper.model.errors import BadInput, NotFound
+from copper.model.errors import BadInput, CopperError, NotFound
 
 
 @pytest.fixture
@@ -27,14 +27,14 @@ def agent(tmp_path: Path) -> Path:
 
 
 def test_the_recipes_that_ship_are_right() -> None:
-    assert recipes.names() == ["debian-12", "micro"]
+    assert recipes.names() == ["debian-12", "debian-12-dev", "micro"]
     for name in recipes.names():
         assert recipes.load(name).name == name
 
 
 @pytest.mark.parametrize("name", ["debian-99", "", ".", "..", "../images/micro", "a b", "x" * 300])
 def test_an_unknown_recipe_is_answered_with_those_there_are(name: str) -> None:
-    with pytest.raises(NotFound, match="debian-12, micro"):
+    with pytest.raises(NotFound, match="debian-12, debian-12-dev, micro"):
         recipes.load(name)
 
 
@@ -58,6 +58,63 @@ def test_a_wrong_recipe_says_which_field(folder: Path, before: str, after: str, 
     recipe.write_text(text.replace(before, after))
     with pytest.raises(BadInput, match=says):
         recipes.load("micro", folder)
+
+
+def test_a_recipe_adds_to_its_base() -> None:
+    base, dev = recipes.load("debian-12"), recipes.load("debian-12-dev")
+    assert {"nodejs", "memcached"} < set(dev.packages)
+    assert (dev.suite, dev.kernel, dev.cmdline) == (base.suite, base.kernel, base.cmdline)
+    assert (dev.enable, dev.mask, dev.files) == (base.enable, base.mask, base.files)
+    assert dev.disk_mib > base.disk_mib
+
+
+def test_a_recipes_files_lie_over_its_bases(folder: Path) -> None:
+    own = folder / "debian-12-dev"
+    for name in ("files/etc/hostname", "files/etc/more", "hooks/10-last", "../debian-12/hooks/90"):
+        (own / name).parent.mkdir(parents=True, exist_ok=True)
+        (own / name).write_text("x\n")
+    dev = recipes.load("debian-12-dev", folder)
+    assert dev.files["etc/hostname"] == own / "files/etc/hostname"
+    assert dev.files.keys() == {*recipes.load("debian-12", folder).files, "etc/more"}
+    assert [hook.name for hook in dev.hooks] == ["90", "10-last"]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('base = "debian-99"', "base is not right: 'debian-99'"),
+        ("base = 12", "base is not right: 12"),
+        ('base = "other"', "base is not right: 'other'"),
+        ('base = "debian-12-dev"', "its base debian-12-dev has a base of its own"),
+        ('base = "micro"\npackages = "nodejs"', "packages is not right: 'nodejs'"),
+        ('base = "micro"\npackages_from = "guest/package"', "packages_from is not right"),
+        ('base = "debian-12"\npackages_from = "/bin/x"', "packages_from is not right"),
+        ('base = "debian-12"\npackages_from = "../x"', "packages_from is not right"),
+    ],
+)
+def test_a_wrong_base_is_named(folder: Path, text: str, says: str) -> None:
+    (folder / "other").mkdir()
+    (folder / "other/recipe.toml").write_text(text)
+    with pytest.raises(BadInput, match=says):
+        recipes.load("other", folder)
+
+
+def test_what_makes_packages_is_asked_before_all_else(folder: Path, agent: Path) -> None:
+    """Neither a mirror nor a compiler is asked when it cannot do its work here."""
+    dev = recipes.load("debian-12-dev", folder)
+    with pytest.raises(BadInput, match="needs guest/package of Copper's sources"):
+        build(dev, agent=agent, cache=folder / "cache")
+    maker = folder.parent / "guest/package"
+    maker.parent.mkdir()
+    maker.write_text("#!/bin/sh\necho 'no javac: apt-get install default-jdk-headless' >&2; exit 1")
+    maker.chmod(0o755)
+    with pytest.raises(CopperError) as caught:
+        build(dev, agent=agent, cache=folder / "cache")
+    assert caught.value.message == (
+        "building debian-12-dev, making packages with guest/package: package failed (status 1):"
+        " no javac: apt-get install default-jdk-headless"
+    )
+    assert not (folder / "cache/apt").exists()
 
 
 @pytest.mark.parametrize(
@@ -104,6 +161,15 @@ def test_the_digest_follows_what_goes_in(folder: Path, agent: Path) -> None:
     agent.write_bytes(b"another agent")
     seen.add(digest())
     assert len(seen) == 8
+
+
+def test_the_digest_follows_what_was_made_here(tmp_path: Path, agent: Path) -> None:
+    dev, deb = recipes.load("debian-12-dev"), tmp_path / "guest_1_amd64.deb"
+    seen = {digest_of(dev, {}, agent)}
+    for content in (b"one", b"two", b"one"):
+        deb.write_bytes(content)
+        seen.add(digest_of(dev, {}, agent, [deb]))
+    assert len(seen) == 3
 
 
 def test_the_digest_does_not_follow_where_things_lie(folder: Path, agent: Path) -> None:

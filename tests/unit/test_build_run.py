@@ -74,10 +74,9 @@ def test_a_workplace_is_gone_when_its_build_fails(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_build_left_is_removed_by_the_next(tmp_path: Path) -> None:
-    (tmp_path / ".micro-abc.part/root").mkdir(parents=True)
-    (tmp_path / ".debian-12-abc.part").mkdir()
-    with workplace(tmp_path, "micro") as folder:
-        assert {p.name for p in tmp_path.iterdir()} == {folder.name, ".debian-12-abc.part"}
+    (tmp_path / ".debian-12_abc.part/root").mkdir(parents=True)
+    with workplace(tmp_path, "debian-12-dev") as other, workplace(tmp_path, "debian-12") as folder:
+        assert {p.name for p in tmp_path.iterdir()} == {folder.name, other.name}
 
 
 def test_two_builds_take_turns(tmp_path: Path) -> None:

@@ -46,6 +46,12 @@ def debian(accel: str) -> str:
     return _image(accel, "debian-12")
 
 
+@pytest.fixture(scope="session")
+def debian_dev(accel: str) -> str:
+    """The image `debian-12-dev`: debian-12 with the guest API in every language."""
+    return _image(accel, "debian-12-dev")
+
+
 @pytest.fixture
 def copper(accel: str, micro: str) -> Iterator[Copper]:
     """A Copper that knows the image `micro`."""

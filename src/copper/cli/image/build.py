@@ -11,7 +11,9 @@ from copper.cli.steps import Steps
 
 @click.command()
 @click.argument("name", type=IMAGE)
-@click.option("--recipe", required=True, help="micro or debian-12; docs/reference/recipes.md.")
+@click.option(
+    "--recipe", required=True, help="micro, debian-12 or debian-12-dev; docs/reference/recipes.md."
+)
 @click.option("--package", "packages", multiple=True, help="One more Debian package; repeatable.")
 @memory_option
 @cpus_option

@@ -2,7 +2,8 @@
 
 CACHE/apt/                       package lists and packages (see apt.py)
 CACHE/images/RECIPE-DIGEST/      kernel, initrd, disk.qcow2, built.json: appear at once, whole
-CACHE/images/.RECIPE-*.part/     a build under way
+CACHE/images/.RECIPE_*.part/     a build under way
+CACHE/RECIPE.made/               packages that the recipe makes here, for the next build
 CACHE/RECIPE.lock, CACHE/apt/SUITE.lock
 """
 
@@ -22,6 +23,7 @@ from copper.image.build.digest import digest_of
 from copper.image.build.modules import Modules
 from copper.image.build.progress import Progress, Silent
 from copper.image.build.recipes import Recipe
+from copper.image.build.run import run
 from copper.image.build.sources import Source, discover
 from copper.image.build.workplace import Steps, locked, workplace
 from copper.model.errors import BadInput, Refused
@@ -41,6 +43,7 @@ class Plan:
     kernel: Package
     busybox: Package
     root: tuple[Package, ...]
+    made: tuple[Path, ...]  # packages that no mirror has
 
     @property
     def packages(self) -> tuple[Package, ...]:
@@ -49,6 +52,12 @@ class Plan:
     @property
     def versions(self) -> dict[str, str]:
         return {package.name: package.version for package in self.packages}
+
+    @property
+    def versions_of_all(self) -> dict[str, str]:
+        """Those that were made here too, by their files' names: NAME_VERSION_ARCHITECTURE.deb."""
+        made = (deb.name.split("_") for deb in self.made)
+        return self.versions | {name: version for name, version, _ in made}
 
 
 def build(
@@ -81,10 +90,11 @@ def build(
     images = cache / "images"
     steps = Steps(recipe.name, progress or Silent())
     with locked(cache / f"{recipe.name}.lock"):
+        made = _made(recipe, steps, cache / f"{recipe.name}.made")
         with locked(cache / "apt" / f"{recipe.suite}.lock"):
             with steps.step("reading package lists"):
-                plan = _plan(recipe, cache / "apt")
-            digest = digest_of(recipe, plan.versions, agent)
+                plan = _plan(recipe, cache / "apt", made)
+            digest = digest_of(recipe, plan.versions, agent, made)
             destination = images / f"{recipe.name}-{digest[:16]}"
             if found := records.load(destination):
                 return found
@@ -95,7 +105,7 @@ def build(
             out.mkdir()
             with steps.step("unpacking the kernel"):
                 modules = _kernel_and_initrd(recipe, plan, work, out)
-            with steps.step(f"installing {len(plan.root)} packages"):
+            with steps.step(f"installing {len(plan.root) + len(made)} packages"):
                 _root(recipe, plan, work, agent, modules)
             with steps.step("writing the disk"):
                 image = out / "disk.qcow2"
@@ -107,14 +117,28 @@ def build(
     return _present(records.load(destination))
 
 
-def _plan(recipe: Recipe, folder: Path) -> Plan:
+def _made(recipe: Recipe, steps: Steps, folder: Path) -> tuple[Path, ...]:
+    """The packages that the recipe has made here: first, for this machine may lack what that takes."""
+    if recipe.maker is None:
+        return ()
+    if not recipe.maker.is_file():
+        raise BadInput(
+            f"recipe {recipe.name} needs {recipe.packages_from} of Copper's sources",
+            advice="build it from a checkout",
+        )
+    with steps.step(f"making packages with {recipe.packages_from}"):
+        run([recipe.maker, folder])
+    return tuple(sorted(folder.glob("*.deb")))
+
+
+def _plan(recipe: Recipe, folder: Path, made: tuple[Path, ...]) -> Plan:
     mirrors = discover(recipe.suite)
     apt = Apt(folder, recipe.suite, mirrors)
     apt.update()
     apt.check([*recipe.packages, recipe.kernel])
     (busybox,) = apt.resolve([_BUSYBOX])
     root = tuple(apt.resolve(rootfs.wanted(recipe)))
-    return Plan(mirrors, apt, apt.kernel(recipe.kernel), busybox, root)
+    return Plan(mirrors, apt, apt.kernel(recipe.kernel), busybox, root, made)
 
 
 def _kernel_and_initrd(recipe: Recipe, plan: Plan, work: Path, out: Path) -> Path:
@@ -132,6 +156,8 @@ def _root(recipe: Recipe, plan: Plan, work: Path, agent: Path, modules: Path) ->
     root.mkdir()
     if recipe.root == "installed":
         rootfs.install(root, recipe, plan.apt, plan.root, work, EPOCH)
+        if plan.made:
+            rootfs.install_made(root, plan.made)
         rootfs.point_to(root, plan.mirrors)
         rootfs.add_modules(root, modules)
     else:
@@ -149,7 +175,7 @@ def _record(recipe: Recipe, plan: Plan, digest: str, out: Path) -> None:
         disk_bytes=recipe.disk_mib << 20,
         cmdline=recipe.cmdline,
         memory_mib=recipe.memory_mib,
-        packages=plan.versions,
+        packages=plan.versions_of_all,
     ).save()
     for path in out.iterdir():
         path.chmod(0o444)

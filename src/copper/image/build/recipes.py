@@ -4,6 +4,7 @@
     images/NAME/files/        copied over the root file system, owned by root
     images/NAME/hooks/        executables, run on the host in name order; $1 is the root directory
 
+A recipe may stand on another one, its base, and add to it.
 docs/reference/recipes.md describes each field.
 """
 
@@ -13,7 +14,7 @@ import re
 import sysconfig
 import tomllib
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,10 +23,13 @@ from copper.model.errors import BadInput, NotFound
 # Debian policy, 5.6.7. A name ending in "-" means "remove it" to apt, and no package has one.
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]{0,126}[a-z0-9+.]")
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,62}")
+_PROGRAM = re.compile(r"[a-z0-9]+(/[a-z0-9-]+)*")
 _SUITE = re.compile(r"[a-z][a-z0-9-]{0,30}")
 
 MEMORY_MIB = range(32, 1024 * 1024 + 1)
 DISK_MIB = range(32, 16 * 1024 * 1024 + 1)
+
+_ADDED = {"packages", "enable", "mask"}  # fields that add to what the base has there
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,9 @@ class Recipe:
     disk_mib: int
     enable: tuple[str, ...] = ()  # systemd units
     mask: tuple[str, ...] = ()  # systemd units
+    base: str = ""  # the recipe beside this one that it adds to
+    # a program of Copper's sources, by its path there: makes more Debian packages in the folder $1
+    packages_from: str = ""
 
     def with_packages(self, names: Iterable[str]) -> Recipe:
         """The recipe with more packages. Raises BadInput for what cannot be a package's name."""
@@ -62,12 +69,31 @@ class Recipe:
         return replace(self, disk_mib=mib)
 
     @property
-    def files(self) -> Path:
-        return self.directory / "files"
+    def folders(self) -> tuple[Path, ...]:
+        """Where its files and hooks are: its base's, then its own."""
+        beside = self.directory.parent
+        return (beside / self.base, self.directory) if self.base else (self.directory,)
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """The files and links that are copied into the guest, by their paths there, in order."""
+        return {
+            path.relative_to(folder / "files").as_posix(): path
+            for folder in self.folders
+            for path in sorted((folder / "files").rglob("*"))
+            if path.is_symlink() or path.is_file()
+        }
 
     @property
     def hooks(self) -> tuple[Path, ...]:
-        return tuple(sorted(p for p in (self.directory / "hooks").glob("*") if p.is_file()))
+        """The executables that are run, in order."""
+        found = (sorted((folder / "hooks").glob("*")) for folder in self.folders)
+        return tuple(path for folder in found for path in folder if path.is_file())
+
+    @property
+    def maker(self) -> Path | None:
+        """The program that makes more packages, where it has one."""
+        return self.directory.parents[1] / self.packages_from if self.packages_from else None
 
 
 def check_package(name: str) -> str:
@@ -113,15 +139,33 @@ def read(path: Path) -> Recipe:
         raise BadInput(
             f"{path}: unknown field {field}", advice=f"known: {', '.join(sorted(known))}"
         )
-    try:
-        recipe = Recipe(**given, **{key: _frozen(value) for key, value in table.items()})
-    except TypeError:
-        missing = known - table.keys() - {"enable", "mask"}
-        raise BadInput(f"{path}: missing {', '.join(sorted(missing))}") from None
+    own = {key: _frozen(value) for key, value in table.items()}
+    base = _base(path, own["base"]) if "base" in own else None
+    if base is None:
+        needed = {field.name for field in fields(Recipe) if field.default is MISSING} & known
+        if missing := needed - own.keys():
+            raise BadInput(f"{path}: missing {', '.join(sorted(missing))}")
+        recipe = Recipe(**given, **own)
+    else:
+        for field in _ADDED & own.keys():
+            if isinstance(own[field], tuple):
+                own[field] = (*getattr(base, field), *own[field])
+        recipe = replace(base, **given, **own)
     for field, fine in _checks(recipe).items():
         if not fine:
             raise BadInput(f"{path}: {field} is not right: {getattr(recipe, field)!r}")
     return recipe
+
+
+def _base(path: Path, name: object) -> Recipe:
+    """The recipe that the one in a file adds to."""
+    there = path.parents[1]
+    if not isinstance(name, str) or name not in names(there) or name == path.parent.name:
+        raise BadInput(f"{path}: base is not right: {name!r:.60}")
+    base = read(there / name / "recipe.toml")
+    if base.base:
+        raise BadInput(f"{path}: its base {name} has a base of its own")
+    return base
 
 
 def _frozen(value: Any) -> Any:
@@ -149,6 +193,9 @@ def _checks(recipe: Recipe) -> dict[str, bool]:
         "disk_mib": type(recipe.disk_mib) is int and recipe.disk_mib in DISK_MIB,
         "enable": words(recipe.enable),
         "mask": words(recipe.mask),
+        # what it makes is installed by the guest's own dpkg
+        "packages_from": recipe.packages_from == ""
+        or (matches(_PROGRAM, recipe.packages_from) and recipe.root == "installed"),
     }
 
 

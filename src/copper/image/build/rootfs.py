@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from copper.image.build.apt import Apt, Package
@@ -59,8 +59,10 @@ def install(
     debs.mkdir()
     for package in packages:
         os.link(package.file, debs / package.file.name)
+    # Java's and others' scripts fail where there is no folder for manuals: update-alternatives
+    manuals = " ".join(f'"$1/usr/share/man/man{section}"' for section in range(1, 9))
     offline = (
-        'mkdir -p "$1/var/cache/apt/archives/partial"'
+        f'mkdir -p "$1/var/cache/apt/archives/partial" {manuals}'
         f' && cp -al {shlex.quote(str(debs))}/. "$1/var/cache/apt/archives/"'
         f' && cp -a {shlex.quote(str(apt.lists))}/. "$1/var/lib/apt/lists/"'
     )
@@ -82,6 +84,18 @@ def install(
         (root / "etc" / name).unlink(missing_ok=True)
     unsafe = root / "etc/dpkg/dpkg.cfg.d/99mmdebstrap"
     unsafe.write_text(unsafe.read_text().replace("force-unsafe-io\n", ""))
+
+
+def install_made(root: Path, debs: Sequence[Path]) -> None:
+    """Let the guest's own dpkg install packages that no mirror has; nothing is fetched for them."""
+    place = root / "var/tmp"
+    for deb in debs:
+        shutil.copyfile(deb, place / deb.name)
+    names = [f"/var/tmp/{deb.name}" for deb in debs]
+    dpkg: list[str | Path] = ["chroot", root, "dpkg", "--log=/dev/null", "--install", *names]
+    run(dpkg, env={"DEBIAN_FRONTEND": "noninteractive"}, called="dpkg")
+    for deb in debs:
+        (place / deb.name).unlink()
 
 
 def point_to(root: Path, sources: Iterable[Source]) -> None:
@@ -135,12 +149,13 @@ def add_modules(root: Path, modules: Path) -> None:
 
 def finish(root: Path, recipe: Recipe, agent: Path) -> None:
     """Add what the recipe adds to its packages, and the guest's own program."""
-    for path, target in overlay(recipe.files):
+    for target, path in recipe.files.items():
         _put(path, root / target, executable=os.access(path, os.X_OK))
     _put(agent, root / AGENT, executable=True)
     for name in _AGENT_NAMES:
         link = root / name
         link.parent.mkdir(parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)  # the guest API's package has it too
         link.symlink_to(f"/{AGENT}")
     for name in _HOOK_FOLDERS:
         (root / "etc/gridcentric" / name).mkdir(parents=True, exist_ok=True)
@@ -152,13 +167,6 @@ def finish(root: Path, recipe: Recipe, agent: Path) -> None:
         run(["chroot", root, "systemctl", "enable", *recipe.enable])
     for hook in recipe.hooks:
         run([hook, root])
-
-
-def overlay(files: Path) -> Iterator[tuple[Path, str]]:
-    """The files (and links) of a folder, with their paths in it, in order."""
-    for path in sorted(files.rglob("*")):
-        if path.is_symlink() or path.is_file():
-            yield path, path.relative_to(files).as_posix()
 
 
 def _put(path: Path, target: Path, *, executable: bool) -> None:

@@ -30,9 +30,9 @@ def workplace(parent: Path, name: str) -> Iterator[Path]:
     What a killed build of that name left behind is removed first, so hold the name's lock.
     """
     parent.mkdir(parents=True, exist_ok=True)
-    for leftover in parent.glob(f".{name}-*.part"):
+    for leftover in parent.glob(f".{name}_*.part"):
         shutil.rmtree(leftover)
-    folder = Path(tempfile.mkdtemp(prefix=f".{name}-", suffix=".part", dir=parent))
+    folder = Path(tempfile.mkdtemp(prefix=f".{name}_", suffix=".part", dir=parent))
     try:
         folder.chmod(0o755)
         yield folder
