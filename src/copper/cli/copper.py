@@ -9,6 +9,7 @@ from copper.cli import image, operation, ticket, token, user
 from copper.cli.audit import audit
 from copper.cli.bench import bench
 from copper.cli.demo import demo
+from copper.cli.dns import dns
 from copper.cli.events import events
 from copper.cli.node.doctor import doctor
 from copper.cli.node.down import down
@@ -29,6 +30,7 @@ def group() -> None:
 for verb in (
     *(up, down, doctor, image.group, demo, bench),
     *(whoami, user.group, token.group, operation.group, ticket.group, events, audit),
+    dns,
 ):
     group.add_command(verb)
 

@@ -45,6 +45,8 @@ class Clusters:
         self._hosts = hosts
         self._tickets = tickets
         self._endings = endings
+        # public addresses for a new VM, which it has until it ends
+        self.public: Callable[[], list[str]] = list
 
     # reading
 
@@ -306,6 +308,7 @@ class Clusters:
             cpus=row.shape.cpus,
             memory_mib=row.shape.memory_mib,
             reserved_bytes=reserved,
+            public=self.public(),
         )
 
     def order(self, row: ClusterRow, vm: Vm, vmids: Sequence[int], template: str = "") -> ThawOrder:

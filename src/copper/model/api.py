@@ -108,6 +108,7 @@ class Vm(Record):
     cpus: int = 1
     memory_mib: int = 0
     reserved_bytes: int = Field(default=0, description="memory that is kept for it on its host")
+    public: list[str] = Field(default=[], description="its addresses in public networks")
 
 
 class VmStatus(Record):
@@ -253,3 +254,5 @@ class Health(Record):
     accelerator_reason: str
     accelerator_proven: bool = Field(default=True, description="whether a guest has shown it")
     state_dir: str
+    dns: str = Field(default="", description="where names are answered, empty where they are not")
+    dns_reason: str = Field(default="", description="why they are not")

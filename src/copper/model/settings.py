@@ -37,13 +37,21 @@ class Settings:
     listen: str = ""  # HOST:PORT besides the Unix socket; other than loopback needs TLS
     tls_cert: str = ""  # PEM files
     tls_key: str = ""
+    dns: str = "127.0.0.1:10053"  # HOST:PORT where names are answered, or off
+    dns_forward: str = ""  # HOST:PORT of who is asked for other names; empty: they are refused
+    domain: str = "clusters"  # below which all names are
     fake: bool = False  # machines without QEMU, for tests and simulations
     fake_hosts: int = 1
+    fake_public: bool = False  # whether fake machines have public addresses
     fake_delay_ms: float = 0.0  # what each thaw, freeze and end of a fake machine takes
 
     @property
     def api_socket(self) -> Path:
         return self.run_dir / "api.sock"
+
+    @property
+    def dns_socket(self) -> Path:
+        return self.run_dir / "dns.sock"
 
     @property
     def images_dir(self) -> Path:
@@ -86,8 +94,12 @@ _VARIABLES = {
     "COPPER_LISTEN": "listen",
     "COPPER_TLS_CERT": "tls_cert",
     "COPPER_TLS_KEY": "tls_key",
+    "COPPER_DNS": "dns",
+    "COPPER_DNS_FORWARD": "dns_forward",
+    "COPPER_DOMAIN": "domain",
     "COPPER_FAKE": "fake",
     "COPPER_FAKE_HOSTS": "fake_hosts",
+    "COPPER_FAKE_PUBLIC": "fake_public",
     "COPPER_FAKE_DELAY_MS": "fake_delay_ms",
 }
 

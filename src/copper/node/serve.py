@@ -10,7 +10,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import httpx2
 
@@ -29,6 +29,7 @@ from copper.host.controller_link import ControllerLink
 from copper.model.api import Health
 from copper.model.errors import Conflict, CopperError
 from copper.model.settings import Settings, from_environment
+from copper.node.names import NameServer
 from copper.store.sqlite import SqliteStore
 from copper.wire.app import new_app
 from copper.wire.gate import Gate, is_no_call, only_reads_state
@@ -70,7 +71,7 @@ def links(settings: Settings, peer: Peer) -> dict[str, tuple[HostAgent, Host]]:
     return {agent.name: (agent, HttpHost(peer))}
 
 
-def _health(settings: Settings, agent: HostAgent) -> Health:
+def _health(settings: Settings, agent: HostAgent, names: NameServer) -> Health:
     verdict = agent.verdict
     return Health(
         version=copper.__version__,
@@ -80,11 +81,33 @@ def _health(settings: Settings, agent: HostAgent) -> Health:
         accelerator_reason=verdict.reason,
         accelerator_proven=verdict.proven,
         state_dir=str(settings.state_dir),
+        dns=str(names.at or ""),
+        dns_reason=names.reason,
     )
+
+
+@contextlib.asynccontextmanager
+async def _told_to_end(names: NameServer) -> AsyncIterator[asyncio.Event]:
+    """Is set by SIGTERM or SIGINT, once nobody follows names here: a request without end holds up an end."""
+    loop, told, end = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told.set)
+
+    async def leave() -> None:
+        await told.wait()
+        await names.stop()
+        end.set()
+
+    leaving = loop.create_task(leave())
+    try:
+        yield end
+    finally:
+        leaving.cancel()
 
 
 async def _serve(settings: Settings) -> None:
     address = address_of(settings)
+    names = NameServer(settings)
     app = new_app("Copper", copper.__version__)
     store = SqliteStore(settings.state_dir / "state.sqlite")
     await store.open()
@@ -103,7 +126,11 @@ async def _serve(settings: Settings) -> None:
     agents = [agent for agent, _ in hosts.values()]
     for name, (_, link) in hosts.items():
         core.hosts.add(name, link)
-    front = Front(core.book, core, core.audit, access, lambda: _health(settings, agents[0]))
+    if settings.fake and settings.fake_public:
+        from copper.fake.addresses import FakePool
+
+        core.placed.public = FakePool(core.book.vms).lease
+    front = Front(core.book, core, core.audit, access, lambda: _health(settings, agents[0], names))
     install(
         app,
         front,
@@ -121,6 +148,7 @@ async def _serve(settings: Settings) -> None:
         await open_.enter_async_context(core.working())
         await open_.enter_async_context(front.working())
         gate.open()
+        await names.start()
         log.info("what was begun is settled")
         _say_ready()
 
@@ -131,8 +159,10 @@ async def _serve(settings: Settings) -> None:
             if address is not None:
                 tcp = open_.enter_context(tcp_socket(address))
                 listeners.append(Listener(access.guarded(served), tcp, address))
-            await serve_http(listeners, lambda: settle(open_))
+            end = await open_.enter_async_context(_told_to_end(names))
+            await serve_http(listeners, lambda: settle(open_), end)
     finally:
+        await names.stop()
         for agent in agents:
             await agent.leave()
         await peer.close()

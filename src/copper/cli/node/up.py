@@ -55,7 +55,8 @@ def describe(health: Health) -> str:
     )
     if not health.accelerator_proven:
         accelerator += " if the first image's guest runs with it"
-    return f"version {health.version}, process {health.pid}, {accelerator}, state in {health.state_dir}"
+    names = f", names at {health.dns}" if health.dns else ""
+    return f"version {health.version}, process {health.pid}, {accelerator}{names}, state in {health.state_dir}"
 
 
 def ensure_up(settings: Settings) -> tuple[Health, bool]:

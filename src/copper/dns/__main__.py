@@ -1,0 +1,45 @@
+"""`python -m copper.dns UDP TCP`: serves on two sockets that it inherits, until its standard input ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+
+from copper.client import Client
+from copper.dns.options import Sockets, options_of
+from copper.dns.serve import serve
+from copper.model.errors import CopperError
+from copper.model.settings import Settings, from_environment
+
+
+async def _serve(settings: Settings, sockets: Sockets) -> None:
+    end = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, end.set)
+    # whoever started it holds the other end: when that ends, however it does, so does this
+    loop.add_reader(sys.stdin.fileno(), end.set)
+    await serve(options_of(settings), Client(settings), sockets, settings.dns_socket, end)
+
+
+def main() -> int:
+    """Exit status as in all commands: 0 ended as told, else the error's."""
+    logging.basicConfig(
+        level=logging.INFO,
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+    )
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the node's, which ends this one
+    udp, tcp = (socket.socket(fileno=int(text)) for text in sys.argv[1:])
+    try:
+        asyncio.run(_serve(from_environment(), Sockets(udp, tcp)))
+    except CopperError as error:
+        print(f"copper dns: {error}", file=sys.stderr)
+        return error.exit_status
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
