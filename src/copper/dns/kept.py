@@ -70,12 +70,12 @@ class Kept:
 
     def __init__(self) -> None:
         self._answers: dict[Key, _Answer] = {}
-        self._bytes = 0
+        self.bytes = 0
         self._turn = itertools.count(1)
 
     def clear(self) -> None:
         self._answers.clear()
-        self._bytes = 0
+        self.bytes = 0
 
     def find(self, asked: bytes, usual: Usual) -> bytes | None:
         """The answer to this question, if it was given before."""
@@ -95,9 +95,9 @@ class Kept:
         if answer[3] & 15 == _FORMERR or answer[HEAD:end].lower() != usual.key[1]:
             return
         size = EACH_BYTES + len(answer) + end
-        if self._bytes + size > MOST_BYTES:
+        if self.bytes + size > MOST_BYTES:
             self.clear()
-        self._bytes += size
+        self.bytes += size
         after = end + 4
         count = answer[6] << 8 | answer[7]
         each = _SIZES.get(answer[end] << 8 | answer[end + 1], 0)
