@@ -1,0 +1,1 @@
+"""The private networks of virtual clusters on one host: addresses, namespaces, bridges, taps, and what may be sent."""

@@ -1,0 +1,94 @@
+"""What a VM may send: frames with its own MAC that carry its own addresses. Everything else ends at its tap.
+
+One ruleset for each namespace. Which tap may send what is in sets that depend on vmids alone, so they are filled for
+many VMs at once and ahead of time, and no process is started for a clone.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import subprocess
+from collections.abc import Callable, Sequence
+
+from copper.model.errors import CopperError
+from copper.net.addresses import ipv4_of, ipv6_of, link_local_of, mac_of
+
+BURST = 1000  # frames to all, of one VM in a second: a flood of them would wake every other VM
+
+# An answer that says where an address is (ARP, neighbour advertisement) must be about the sender's own. Nobody is a
+# router but the host. What has another type, VLAN tags included, is not looked into and therefore does not pass.
+RULES = f"""
+table bridge copper {{
+  set macs {{ typeof iifname . ether saddr; }}
+  set addresses {{ typeof iifname . ip saddr; }}
+  set addresses6 {{ type ifname . ipv6_addr; }}
+  set targets {{ typeof iifname . @th,64,128; }}
+  set bursts {{ typeof iifname; size 2048; flags dynamic; timeout 10s; }}
+  chain from_vms {{
+    type filter hook prerouting priority -300; policy drop;
+    iifname . ether saddr != @macs drop
+    ether daddr & 01:00:00:00:00:00 == 01:00:00:00:00:00 \\
+      update @bursts {{ iifname limit rate over {BURST}/second burst {BURST} packets }} drop
+    ether type ip iifname . ip saddr @addresses accept
+    ether type arp goto arps
+    ether type ip6 goto ipv6s
+  }}
+  chain arps {{
+    arp htype != 1 drop
+    arp ptype != 0x0800 drop
+    arp hlen != 6 drop
+    arp plen != 4 drop
+    iifname . arp saddr ether != @macs drop
+    iifname . arp saddr ip @addresses accept
+    arp saddr ip 0.0.0.0 arp operation request accept
+    drop
+  }}
+  chain ipv6s {{
+    icmpv6 type {{ nd-router-advert, nd-redirect }} drop
+    icmpv6 type nd-neighbor-advert iifname . @th,64,128 != @targets drop
+    iifname . ip6 saddr @addresses6 accept
+    ip6 saddr :: icmpv6 type {{ nd-neighbor-solicit, mld-listener-report, mld2-listener-report }} accept
+    drop
+  }}
+}}
+"""
+
+
+def tap_name(vmid: int) -> str:
+    """Of a VM's tap in its virtual cluster's namespace."""
+    return f"v{vmid}"
+
+
+def elements(vmids: Sequence[int]) -> str:
+    """What these VMs may send, to be added to the rules; again: no difference."""
+
+    def added(name: str, *values: Callable[[int], str]) -> str:
+        pairs = (f'"{tap_name(vmid)}" . {value(vmid)}' for vmid in vmids for value in values)
+        return f"add element bridge copper {name} {{ {', '.join(pairs)} }}\n"
+
+    return (
+        added("macs", mac_of)
+        + added("addresses", ipv4_of)
+        + added("addresses6", ipv6_of, link_local_of)
+        + added(
+            "targets",
+            lambda vmid: _number(ipv6_of(vmid)),
+            lambda vmid: _number(link_local_of(vmid)),
+        )
+    )
+
+
+def _number(address: str) -> str:
+    return f"0x{int(ipaddress.IPv6Address(address)):032x}"
+
+
+def load(text: str) -> None:
+    """Has nft add this to the namespace that this thread is in, all or nothing. Raises CopperError."""
+    try:
+        done = subprocess.run(
+            ["nft", "-f", "-"], input=text, capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        raise CopperError("there is no nft", advice="install the package nftables") from None
+    if done.returncode:
+        raise CopperError(f"nft refused what VMs may send: {done.stderr.strip()[:300]}")

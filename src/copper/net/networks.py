@@ -1,0 +1,139 @@
+"""All private networks of one Copper on this host, for its agent: one thread does what blocks, one thing at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from copper.model.errors import CopperError
+from copper.net import namespaces
+from copper.net.private import PrivateNetwork
+
+T = TypeVar("T")
+
+
+class Networks:
+    """The virtual clusters that have VMs here, each with a namespace `copper-INSTANCE-NAME`.
+
+    A namespace is there from the first VM's tap until the last VM has left, and found again by its name.
+    """
+
+    def __init__(self, instance: str) -> None:
+        """`instance` tells this Copper from others of the host."""
+        self._prefix = f"copper-{instance}-"
+        self._thread = ThreadPoolExecutor(1, "copper-net")
+        self._open: dict[str, PrivateNetwork] = {}  # of the thread
+        self._users: dict[str, set[int]] = {}
+
+    def namespace_of(self, cluster: str) -> str:
+        """The name of its namespace: /run/netns has it while the virtual cluster has VMs here."""
+        return self._prefix + cluster
+
+    async def tap(self, cluster: str, vmid: int) -> int:
+        """The descriptor of a tap for this VM, the caller's to close: what is sent to it is dropped until `link_up`.
+
+        The VM has the network from now on, until `leave`. Raises CopperError.
+        """
+        self._users.setdefault(cluster, set()).add(vmid)
+        opening = asyncio.ensure_future(self._do(cluster, lambda: self._network(cluster).tap(vmid)))
+        try:
+            return await asyncio.shield(opening)
+        except BaseException:
+            with contextlib.suppress(CopperError):
+                os.close(await opening)  # whoever wanted it has gone
+            await self.leave(cluster, vmid)
+            raise
+
+    async def link_up(self, cluster: str, vmid: int) -> None:
+        """From now on this VM reaches the others and they it; again: no difference. Raises CopperError."""
+        await self._do(cluster, lambda: self._network(cluster).link_up(vmid))
+
+    def adopt(self, cluster: str, vmid: int) -> None:
+        """A VM that an earlier agent gave a tap to."""
+        self._users.setdefault(cluster, set()).add(vmid)
+
+    async def leave(self, cluster: str, vmid: int) -> None:
+        """A VM has ended, and its tap with its process; the last one's namespace goes too."""
+        users = self._users.get(cluster, set())
+        users.discard(vmid)
+        if not users:
+            self._users.pop(cluster, None)
+            await self._do(cluster, lambda: self._remove(cluster))
+
+    async def clear(self) -> None:
+        """Removes the namespaces that no VM has."""
+        for cluster in await self._do("", self._clusters):
+            await self.mend(cluster)
+
+    def found(self) -> dict[str, list[int]]:
+        """The virtual clusters that have a namespace, each with the vmids of its taps; not for the event loop."""
+        return self._thread.submit(self._look).result()
+
+    async def mend(self, cluster: str, vmid: int | None = None) -> bool:
+        """Removes a tap, or a namespace, that no VM has; False: one has it."""
+        if vmid is None:
+            if cluster not in self._users:
+                await self._do(cluster, lambda: self._remove(cluster))
+                return True
+        elif vmid not in self._users.get(cluster, ()):
+            await self._do(cluster, lambda: self._network(cluster).remove_tap(vmid))
+            return True
+        return False
+
+    def cluster_of(self, namespace: str) -> str:
+        """Whose a namespace is; empty for what is not this Copper's."""
+        return namespace.removeprefix(self._prefix) if namespace.startswith(self._prefix) else ""
+
+    def close(self) -> None:
+        """Lets go of all; VMs have their network still."""
+        self._thread.submit(self._close).result()
+        self._thread.shutdown()
+
+    # in the thread
+
+    def _network(self, cluster: str) -> PrivateNetwork:
+        if cluster not in self._open:
+            self._open[cluster] = PrivateNetwork.open(self.namespace_of(cluster))
+        return self._open[cluster]
+
+    def _remove(self, cluster: str) -> None:
+        network = self._open.pop(cluster, None)
+        if network is not None:
+            network.close()
+        namespaces.go_home()
+        namespaces.remove(self.namespace_of(cluster))
+
+    def _clusters(self) -> list[str]:
+        return [self.cluster_of(name) for name in namespaces.names(self._prefix)]
+
+    def _look(self) -> dict[str, list[int]]:
+        found: dict[str, list[int]] = {}
+        for cluster in self._clusters():
+            found[cluster] = []
+            with contextlib.suppress(OSError):
+                network = self._open.get(cluster)
+                if network is not None:
+                    found[cluster] = network.taps()
+                else:
+                    with contextlib.closing(PrivateNetwork.find(self.namespace_of(cluster))) as one:
+                        found[cluster] = one.taps()
+        return found
+
+    def _close(self) -> None:
+        for network in self._open.values():
+            network.close()
+        self._open.clear()
+
+    async def _do(self, cluster: str, work: Callable[[], T]) -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        except OSError as error:
+            why = error.strerror or os.strerror(error.errno or 0)
+            raise CopperError(
+                f"the private network of virtual cluster {cluster} cannot be had: {why}",
+                advice="copper doctor says what is missing",
+            ) from error

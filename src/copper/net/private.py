@@ -1,0 +1,163 @@
+"""The private network of one virtual cluster on this host: a namespace, a bridge in it, a tap for each VM.
+
+Its functions block, and change the namespace of the thread that calls them: a thread of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import struct
+import threading
+from pathlib import Path
+
+from copper.net import filter, namespaces, netlink
+from copper.net.addresses import (
+    GATEWAY,
+    GATEWAY6,
+    PREFIX6,
+    WIDEST,
+    ipv4_of,
+    ipv6_of,
+    mac_of,
+)
+from copper.net.filter import tap_name
+from copper.net.netlink import Netlink
+
+BRIDGE = "copper"
+BRIDGE_MAC = "02:63:6f:70:70:72"
+BLOCK = 64  # vmids that are made known together
+_TUNSETIFF, _TUNSETVNETHDRSZ = 0x400454CA, 0x400454D8
+_TAP, _NO_PI, _VNET_HDR = 0x0002, 0x1000, 0x4000
+_VNET_HDR_BYTES = 12  # what QEMU and a guest of virtio 1.0 agree on
+_SYSCTL = Path("/proc/sys/net/ipv6/conf")
+_TAP_NAME = re.compile(r"v(\d{1,8})")
+
+
+def open_tap(name: str) -> int:
+    """A tap in this thread's namespace, down: it goes with the last copy of its descriptor. Raises OSError."""
+    fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        flags = _TAP | _NO_PI | _VNET_HDR
+        fcntl.ioctl(fd, _TUNSETIFF, struct.pack("=16sH22x", name.encode(), flags))
+        fcntl.ioctl(fd, _TUNSETVNETHDRSZ, struct.pack("=i", _VNET_HDR_BYTES))
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def open_lone_tap() -> int:
+    """A tap that leads nowhere, in a namespace that goes with it: for a QEMU that is no VM yet. Raises OSError."""
+    made: list[int | OSError] = []
+
+    def make() -> None:
+        try:
+            namespaces.new_thread_namespace()
+            made.append(open_tap("lone"))
+        except OSError as error:
+            made.append(error)
+
+    thread = threading.Thread(target=make)
+    thread.start()
+    thread.join()
+    if isinstance(made[0], OSError):
+        raise made[0]
+    return made[0]
+
+
+class PrivateNetwork:
+    """One virtual cluster's. Made by `open`; `close` lets go of it and leaves it there."""
+
+    def __init__(self, name: str, socket: Netlink, bridge: int) -> None:
+        self.name = name
+        self._socket = socket
+        self._bridge = bridge
+        self._blocks: set[int] = set()
+
+    @classmethod
+    def open(cls, name: str) -> PrivateNetwork:
+        """The one of this name, made if there is none. Raises OSError, CopperError."""
+        with contextlib.suppress(FileNotFoundError):
+            return cls.find(name)
+        with namespaces.made(name):
+            _write_sysctl("default/disable_ipv6", "1")  # a port of a bridge has no address
+            socket = Netlink()
+            try:
+                socket.ask(netlink.set_up("lo"), netlink.add_bridge(BRIDGE, BRIDGE_MAC))
+                bridge = netlink.index_of(BRIDGE)
+                socket.ask(netlink.add_address(bridge, GATEWAY, WIDEST), netlink.set_up(BRIDGE))
+                if _write_sysctl(f"{BRIDGE}/disable_ipv6", "0"):
+                    socket.ask(netlink.add_address(bridge, GATEWAY6, PREFIX6))
+                filter.load(filter.RULES)
+            except BaseException:
+                socket.close()
+                raise
+        return cls(name, socket, bridge)
+
+    @classmethod
+    def find(cls, name: str) -> PrivateNetwork:
+        """Raises FileNotFoundError, OSError."""
+        namespaces.enter(name)
+        bridge = netlink.index_of(BRIDGE)
+        return cls(name, Netlink(), bridge)
+
+    def tap(self, vmid: int) -> int:
+        """The descriptor of this VM's tap, which is down and on no bridge yet. Raises OSError, CopperError."""
+        namespaces.enter(self.name)
+        self._know(vmid // BLOCK)
+        return open_tap(tap_name(vmid))
+
+    def _know(self, block: int) -> None:
+        """Who these VMs are, there or not: what may come from their taps, and who has which address."""
+        if block in self._blocks:
+            return
+        vmids = range(block * BLOCK, (block + 1) * BLOCK)
+        filter.load(filter.elements(vmids))
+        for vmid in vmids:
+            mac = mac_of(vmid)
+            self._socket.ask(
+                netlink.add_neighbour(self._bridge, ipv4_of(vmid), mac),
+                netlink.add_neighbour(self._bridge, ipv6_of(vmid), mac),
+                fine=(errno.EAFNOSUPPORT, errno.EOPNOTSUPP),
+            )
+        self._blocks.add(block)
+
+    def link_up(self, vmid: int) -> None:
+        """From now on this VM is on the wire; again: no difference. Raises OSError: ENODEV when it has no tap."""
+        namespaces.enter(self.name)
+        name = tap_name(vmid)
+        port = netlink.index_of(name)
+        self._socket.ask(
+            netlink.into_bridge(name, self._bridge),
+            netlink.keep_quiet(port),
+            netlink.add_station(port, mac_of(vmid)),
+            netlink.set_up(name),
+        )
+
+    def taps(self) -> list[int]:
+        """The vmids that have one."""
+        found = (_TAP_NAME.fullmatch(name) for name in self._socket.links())
+        return sorted(int(match[1]) for match in found if match)
+
+    def remove_tap(self, vmid: int) -> None:
+        """None: nothing to do."""
+        namespaces.enter(self.name)
+        with contextlib.suppress(FileNotFoundError):
+            index = netlink.index_of(tap_name(vmid))
+            self._socket.ask(netlink.remove(index), fine=(errno.ENODEV,))
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def _write_sysctl(name: str, value: str) -> bool:
+    """Of this thread's namespace; False on a host without IPv6."""
+    try:
+        (_SYSCTL / name).write_text(value)
+    except OSError:
+        return False
+    return True
