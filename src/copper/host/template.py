@@ -25,6 +25,7 @@ from copper.model.errors import BadInput, Conflict, CopperError, NotFound, Timed
 from copper.model.machine import Accelerator, Shape
 from copper.model.names import check_name
 from copper.model.settings import Settings
+from copper.net.private import open_lone_tap
 from copper.vmm.argv import Boot
 from copper.vmm.capabilities import (
     Qemu,
@@ -87,7 +88,7 @@ def build_template(
     )
     shape = Shape(memory_mib=shape_memory, cpus=cpus, disk_bytes=built.disk_bytes)
     with contextlib.suppress(NotFound):
-        found = store.manifest(name)
+        found = _manifest(store, name, replace)
         verdict = accelerator_verdict(settings, qemu)
         usable = found.needs == needs_of(qemu, verdict.accelerator) or not verdict.proven
         if found.recipe_digest == built.digest and found.shape == shape and usable:
@@ -160,8 +161,13 @@ async def _try(
     deadline_s: float,
 ) -> Image:
     """One boot. Whatever happens, its QEMU is gone afterwards."""
-    boot = Boot(built.kernel, built.initrd, built.cmdline, disk)
-    process = await QemuProcess.start(settings, shape, needs_of(qemu, accelerator), boot)
+    boot = Boot(disk, built.kernel, built.initrd, built.cmdline)
+    tap = open_lone_tap()
+    try:
+        needs = needs_of(qemu, accelerator)
+        process = await QemuProcess.start(settings, shape, needs, tap, boot)
+    finally:
+        os.close(tap)
     machine = Machine(process, [], (disk,))
     log = process.folder / "console.log"
     console = Console(process.connect_console(), log)

@@ -1,4 +1,7 @@
-"""QEMU's command line. Two processes with the same shape get the same machine: device state asks for it."""
+"""QEMU's command line. Two processes with the same shape get the same machine: device state asks for it.
+
+Other devices, or another order of them, are another format of images and suspended clusters (image.machine.FORMAT).
+"""
 
 from __future__ import annotations
 
@@ -15,32 +18,38 @@ MACHINE_OPTIONS = (
     "dump-guest-core=off,suppress-vmdesc=on"
 )
 TCG_CACHE_MIB = 32
+CARD_MAC = "52:54:00:00:00:00"  # VM 0's; a state brings its VM's, and a guest takes its own
 
 
 @dataclasses.dataclass(frozen=True)
 class Boot:
-    """A first start from a kernel; without one, a process waits for device state."""
+    """A first start: from a kernel, or by the disk's own boot loader where there is none.
 
-    kernel: Path
-    initrd: Path
-    cmdline: str
+    `seed` is a folder that the guest sees as one more disk, read-only, with a FAT file system labelled cidata.
+    """
+
     disk: Path
+    kernel: Path | None = None
+    initrd: Path | None = None
+    cmdline: str = ""
+    seed: Path | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Inherited:
-    """Descriptors that QEMU is started with: listening sockets, and the empty file that names its memory."""
+    """Descriptors that QEMU is started with: listening sockets, the empty file that names its memory, and a tap."""
 
     qmp: int
     port: int
     console: int
     ram: int
+    tap: int
 
 
 def command_line(
     qemu: str, name: str, shape: Shape, needs: Needs, inherited: Inherited, boot: Boot | None
 ) -> list[str]:
-    """The arguments of one QEMU process. `boot`: start a kernel; None: wait for a state."""
+    """The arguments of one QEMU process. `boot`: a first start; None: wait for a state."""
     accel = "kvm" if needs.accelerator == "kvm" else f"tcg,tb-size={TCG_CACHE_MIB}"
     processor = needs.processor.split(" ")[0]
     ram = f"memory-backend-file,id=ram,size={shape.memory_mib}M,mem-path=/proc/self/fd/{inherited.ram},share=off"
@@ -75,8 +84,17 @@ def command_line(
         argv += ["-global", "migration.send-configuration=off"]
     else:
         argv += ["-blockdev", json.dumps(disk_options("disk", boot.disk))]
-        argv += ["-kernel", str(boot.kernel), "-initrd", str(boot.initrd), "-append", boot.cmdline]
+        if boot.kernel is not None:
+            argv += ["-kernel", str(boot.kernel), "-initrd", str(boot.initrd)]
+            argv += ["-append", boot.cmdline]
     under = "placeholder" if boot is None else "disk"
     argv += ["-blockdev", json.dumps({"driver": "raw", "node-name": "root", "file": under})]
     argv += ["-device", "virtio-blk-pci,drive=root,write-cache=on"]
+    if boot is not None and boot.seed is not None:
+        files = {"driver": "vvfat", "dir": str(boot.seed), "label": "cidata", "read-only": True}
+        argv += ["-blockdev", json.dumps({**files, "node-name": "seed"})]
+        argv += ["-device", "virtio-blk-pci,drive=seed"]
+    argv += ["-netdev", f"tap,id=net,fd={inherited.tap}"]
+    # no firmware of its own, and no word of its own on the wire when a state was loaded
+    argv += ["-device", f"virtio-net-pci,netdev=net,mac={CARD_MAC},romfile=,guest_announce=off"]
     return argv
