@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import fcntl
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -21,35 +23,55 @@ class _Said:
         yield
 
 
-def _image(accel: str, recipe: str) -> str:
-    """Builds the recipe's image once for all tests and runs."""
+Image = Callable[[str], str]
+
+
+@pytest.fixture(scope="session")
+def image(accel: str, testrun_uid: str) -> Image:
+    """Builds a recipe's image for all tests of this run, or finds it built by another worker."""
+
+    def build(recipe: str) -> str:
+        folder = images_folder()
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / f".{recipe}.lock").open("a+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            lock.seek(0)
+            if lock.read() != testrun_uid:
+                _build(accel, recipe, folder)
+                lock.truncate(0)
+                lock.write(testrun_uid)
+        return recipe
+
+    return build
+
+
+def _build(accel: str, recipe: str, folder: Path) -> None:
     settings = from_environment(
         {
-            "COPPER_STATE_DIR": str(images_folder()),
-            "COPPER_RUN_DIR": "/run/copper-test-images",
+            "COPPER_STATE_DIR": str(folder),
+            "COPPER_RUN_DIR": f"/run/copper-test-{recipe}",
             "COPPER_ACCEL": accel,
         }
     )
     build_template(settings, recipe, recipe, replace=True, progress=_Said())
-    return recipe
 
 
 @pytest.fixture(scope="session")
-def micro(accel: str) -> str:
+def micro(image: Image) -> str:
     """The image `micro`."""
-    return _image(accel, "micro")
+    return image("micro")
 
 
 @pytest.fixture(scope="session")
-def debian(accel: str) -> str:
+def debian(image: Image) -> str:
     """The image `debian-12`."""
-    return _image(accel, "debian-12")
+    return image("debian-12")
 
 
 @pytest.fixture(scope="session")
-def debian_dev(accel: str) -> str:
+def debian_dev(image: Image) -> str:
     """The image `debian-12-dev`: debian-12 with the guest API in every language."""
-    return _image(accel, "debian-12-dev")
+    return image("debian-12-dev")
 
 
 @pytest.fixture

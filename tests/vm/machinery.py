@@ -147,6 +147,17 @@ def images_folder() -> Path:
     return ROOT / "build" / "test-state"
 
 
+def _link_images(folder: Path, to: Path) -> None:
+    """Links all images; begins anew when one was replaced meanwhile by another worker's build."""
+    hidden = shutil.ignore_patterns(".*")  # what another build is at
+    while True:
+        try:
+            shutil.copytree(folder, to, copy_function=os.link, ignore=hidden)
+            return
+        except (FileNotFoundError, shutil.Error):
+            shutil.rmtree(to, ignore_errors=True)
+
+
 @contextlib.contextmanager
 def a_copper(accel: str, *, state: Path | None = None, **variables: str) -> Iterator[Copper]:
     """A running Copper that shares the tests' images, or has those that `state` has already.
@@ -166,8 +177,7 @@ def a_copper(accel: str, *, state: Path | None = None, **variables: str) -> Iter
     }
     shared = images_folder()
     if (shared / "images").is_dir() and not given:
-        hidden = shutil.ignore_patterns(".*")  # what another build is at
-        shutil.copytree(shared / "images", state / "images", copy_function=os.link, ignore=hidden)
+        _link_images(shared / "images", state / "images")
     with contextlib.suppress(FileNotFoundError):
         shutil.copy(shared / "accelerator.json", state / "accelerator.json")
     copper = Copper(from_environment(environment), environment)
