@@ -155,6 +155,8 @@ static void take_message(const json_t *message, uint32_t session, int64_t receiv
 	const char *type = json_text(message, "type");
 	if (!strcmp(type, "session"))
 		take_session(message, session, received_ns);
+	else if (!strcmp(type, "hosts") && !becoming.failed && identity())
+		identity_hosts(message);
 	else if (!strcmp(type, "reply"))
 		local_reply(message);
 	else if (!strcmp(type, "ping"))
@@ -220,7 +222,7 @@ static _Noreturn void usage(FILE *to, int status)
 	      "  --run-dir DIR   identity and generation (/run/gridcentric)\n"
 	      "  --log-dir DIR   output of hooks, and of commands that nobody reads any more (/var/log/gridcentric)\n"
 	      "  --conf-dir DIR  hooks, and agent.conf (/etc/gridcentric)\n"
-	      "  --no-identity   leave this machine's random pool, clock and host name alone\n"
+	      "  --no-identity[=STEP,…]  change nothing of this machine; or take all steps but these\n"
 	      "  --version, --help\n",
 	      to);
 	exit(status);
@@ -231,7 +233,7 @@ static void read_options(int argc, char **argv)
 	static const struct option known[] = {
 		{"port", required_argument, NULL, 'p'},	   {"socket", required_argument, NULL, 's'},
 		{"run-dir", required_argument, NULL, 'r'}, {"log-dir", required_argument, NULL, 'l'},
-		{"conf-dir", required_argument, NULL, 'c'}, {"no-identity", no_argument, NULL, 'n'},
+		{"conf-dir", required_argument, NULL, 'c'}, {"no-identity", optional_argument, NULL, 'n'},
 		{"version", no_argument, NULL, 'v'},	   {"help", no_argument, NULL, 'h'},
 		{NULL, 0, NULL, 0},
 	};
@@ -243,7 +245,7 @@ static void read_options(int argc, char **argv)
 		case 'r': options.run_dir = optarg; break;
 		case 'l': options.log_dir = optarg; break;
 		case 'c': options.conf_dir = optarg; break;
-		case 'n': options.identity = false; break;
+		case 'n': options.identity = false, options.left_alone = optarg; break;
 		case 'v': puts(VERSION); exit(0);
 		case 'h': usage(stdout, 0);
 		default: usage(stderr, 2);

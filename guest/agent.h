@@ -13,7 +13,8 @@ struct options {
 	const char *run_dir; /* identity and generation */
 	const char *log_dir; /* output of hooks, and of commands that nobody reads any more */
 	const char *conf_dir; /* the administrator's: hooks, and agent.conf */
-	bool identity;	     /* change this machine's random pool, clock and host name */
+	bool identity;	     /* make this machine the VM that the host says */
+	const char *left_alone; /* without it: only these steps are not taken, with commas between; NULL: all */
 };
 extern struct options options;
 

@@ -2,6 +2,7 @@
 #include "hooks.h"
 #include "agent.h"
 #include "hook_log.h"
+#include "identity.h"
 #include "loop.h"
 #include "spawn.h"
 
@@ -329,8 +330,8 @@ static void set_vmids(json_t *environment, const json_t *vmids)
 
 json_t *hooks_environment(const json_t *identity, const char *ticket, const json_t *vmids)
 {
-	const char *ip = json_text(identity, "ip");
-	json_t *environment = json_pack("{s:s, s:s}", "GC_TICKET", ticket ? ticket : "", "GC_IP", ip ? ip : "");
+	json_t *environment =
+		json_pack("{s:s, s:s}", "GC_TICKET", ticket ? ticket : "", "GC_IP", identity_address(identity));
 	set_number(environment, "GC_VMID", json_object_get(identity, "vmid"));
 	set_number(environment, "GC_PARENT", json_object_get(identity, "parent"));
 	if (vmids)

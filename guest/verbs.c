@@ -1,6 +1,7 @@
 /* The verbs of the local socket. A new one is a row here. */
 #include "verbs.h"
 #include "agent.h"
+#include "identity.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -27,8 +28,7 @@ static json_t *ismaster(const json_t *identity)
 
 static json_t *my_ip(const json_t *identity)
 {
-	const char *ip = json_text(identity, "ip");
-	return json_pack("{s:s}", "ip", ip ? ip : "");
+	return json_pack("{s:s}", "ip", identity_address(identity));
 }
 
 static json_t *version(const json_t *identity)

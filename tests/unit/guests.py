@@ -9,7 +9,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -23,17 +23,42 @@ from tests.unit.rules import ROOT
 
 DEADLINE = 60  # seconds, for anything that is waited for
 TICKET = "0c4ba5a2-4b71-4c5c-9d67-4a4a2f2f5a11"
+
+
+def net(vmid: int, prefix: int = 24) -> dict[str, Any]:
+    """What the host says of a VM's place on the private network."""
+    return {
+        "device": "eth0",
+        "mac": f"52:54:00:00:00:{vmid:02x}",
+        "address": f"10.0.0.{vmid + 1}",
+        "prefix": prefix,
+        "address6": f"fd00:c::{vmid + 1:x}",
+        "prefix6": 64,
+        "gateway": "10.0.0.254",
+        "gateway6": "fd00:c::fffe",
+        "resolver": "10.0.0.254",
+    }
+
+
 IDENTITY = {
     "vmid": 3,
     "name": "web-3",
-    "ip": "10.0.0.4",
+    "net": net(3),
+    "machine_id": f"{3:032x}",
     "generation": 1,
     "parent": 0,
     "cluster": "web",
     "ticket": TICKET,
     "vmids": [1, 2, 3],
 }
-MASTER = {**IDENTITY, "vmid": 0, "name": "web-0", "ip": "10.0.0.1", "generation": 0}
+MASTER = {
+    **IDENTITY,
+    "vmid": 0,
+    "name": "web-0",
+    "net": net(0),
+    "machine_id": f"{0xF:032x}",
+    "generation": 0,
+}
 
 
 @cache
@@ -126,8 +151,14 @@ async def ended(process: asyncio.subprocess.Process) -> Ran:
 
 
 @contextlib.asynccontextmanager
-async def running_guest(*, sanitized: bool = True) -> AsyncIterator[Guest]:
-    """An agent, proven at the end to live, to stop when told, and to have leaked nothing."""
+async def running_guest(
+    *, sanitized: bool = True, within: Sequence[str] = (), left_alone: str = ""
+) -> AsyncIterator[Guest]:
+    """An agent, proven at the end to live, to stop when told, and to have leaked nothing.
+
+    It changes nothing of this machine; or `within`, a command that runs it in namespaces, it takes
+    all steps but those in `left_alone`.
+    """
     folder = Path(tempfile.mkdtemp(prefix="copper-guest-"))
     folder.chmod(0o755)  # programs of other users come here too
     shutil.copy(built(sanitized=sanitized) / "gridcentric", folder / "gridcentric")
@@ -140,8 +171,9 @@ async def running_guest(*, sanitized: bool = True) -> AsyncIterator[Guest]:
         options = {"port": "port", "socket": "agent.sock", "run-dir": "run", "log-dir": "log"}
         options["conf-dir"] = "etc"
         process = await asyncio.create_subprocess_exec(
+            *within,
             folder / "gridcentric-agent",
-            "--no-identity",
+            f"--no-identity={left_alone}" if left_alone else "--no-identity",
             *(word for key, name in options.items() for word in (f"--{key}", folder / name)),
             stderr=subprocess.PIPE,
         )

@@ -127,7 +127,7 @@ async def test_who_this_vm_is(guest: Guest, driver: Driver) -> None:
     assert [await driver.value(line) for line in lines] == [0, True, 0, "10.0.0.1"]
     await port.begin(IDENTITY, "clone", deadline=DEADLINE)
     assert [await driver.value(line) for line in lines] == [3, False, 1, "10.0.0.4"]
-    await port.begin({**IDENTITY, "ip": None}, "resume", deadline=DEADLINE)
+    await port.begin({**IDENTITY, "net": None}, "resume", deadline=DEADLINE)
     assert await driver.value("my_ip") == ""
 
 
