@@ -72,3 +72,19 @@ def test_words_are_counted_as_coreutils_count_them(reader: Reader) -> None:
     assert [(run["workers"], run["words"]) for run in runs] == [(1, 80000), (2, 80000)]
     assert (scaled / "scaling.png").read_bytes().startswith(b"\x89PNG")
     assert "mapreduce" not in [cluster.name for cluster in reader.copper.client.clusters()]
+
+
+def test_a_loop_counts_on_in_every_clone_and_leaves_nothing_out(farm: Copper, micro: str) -> None:
+    master = farm.boot("counting", micro)
+    farm.client.push(master, ROOT / "examples/loop/loop.sh", "/root/")
+    farm.sh(master, "/root/loop.sh; until grep -q ' 2' /root/counted; do sleep 0.1; done")
+    clones = farm.clone(master, 2)
+    for vm in (master, *clones):
+        # the next line of its own, and one more
+        wait = f"until [ $(grep -c '{vm} ' /root/counted) -ge 2 ]; do sleep 0.1; done"
+        lines = [line.split() for line in farm.sh(vm, f"{wait}; cat /root/counted").splitlines()]
+        assert [int(count) for _, count in lines] == list(range(1, len(lines) + 1))
+        names = [name for name, _ in lines]
+        before = names.count(master) if vm != master else 0
+        assert names == [master] * before + [vm] * (len(lines) - before)
+    farm.client.kill("counting")
