@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import fcntl
 import os
 import threading
 from collections.abc import Iterator
@@ -81,13 +82,19 @@ def names(prefix: str) -> list[str]:
 def _share_folder() -> None:
     """Names are seen in other mount namespaces too, as `ip netns add` does it."""
     FOLDER.mkdir(mode=0o755, exist_ok=True)
+    folder = os.open(FOLDER, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        _mount("", str(FOLDER), _SHARED | _REC)
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-        _mount(str(FOLDER), str(FOLDER), _BIND | _REC)  # it was no mount yet
-        _mount("", str(FOLDER), _SHARED | _REC)
+        # two that mount the folder on itself would double all of its mounts, each time once more
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        try:
+            _mount("", str(FOLDER), _SHARED | _REC)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            _mount(str(FOLDER), str(FOLDER), _BIND | _REC)  # it was no mount yet
+            _mount("", str(FOLDER), _SHARED | _REC)
+    finally:
+        os.close(folder)
 
 
 def _mount(source: str, target: str, flags: int) -> None:
