@@ -28,7 +28,7 @@ def pieces_of(text):
 
 def number_of_words(text):
     """How many there are, found in another way than by counting each: the places where one begins."""
-    shape = bytes(32 if chr(byte).isspace() else 120 for byte in range(128)) + b"x" * 128
+    shape = b"".join(b" " if bytes([byte]).isspace() else b"x" for byte in range(256))
     return (b" " + text).translate(shape).count(b" x")
 
 
@@ -61,7 +61,10 @@ def count(text, pieces, workers):
     vmid = gc.clone(ticket)
     if vmid > 0:
         turn = [clone.vmid for clone in gc.list_ticket_domains(ticket)].index(vmid)
-        work(text, pieces[turn::workers])
+        try:
+            work(text, pieces[turn::workers])
+        finally:
+            gc.join(1)  # it failed: nobody must wait for this machine
     forked = time.monotonic()
     gc.sync(ticket, 3_600_000)
     mapped = time.monotonic()
