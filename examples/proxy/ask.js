@@ -16,4 +16,7 @@ function ask() {
 (async () => {
   for (let number = 1; number <= count; number++) console.log(`connection ${number}: ${(await ask()).trim()}`);
   process.stdin.resume().on("end", () => process.exit());
-})();
+})().catch((error) => {
+  console.error(`no answer: ${error.message}`);
+  process.exit(1);
+});

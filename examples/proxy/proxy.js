@@ -51,7 +51,7 @@ function connect(client, to) {
     to.active--;
     retire();
   });
-  server.on("error", () => client.destroy()).on("close", () => client.destroy());
+  server.on("error", (error) => console.error(`backend ${to.vmid}: ${error.message}`)).on("close", () => client.destroy());
   client.pipe(server).pipe(client);
 }
 
