@@ -46,7 +46,7 @@ def high_water_mb() -> float:
 
 
 def main() -> None:
-    from copper.bench import clients, scale
+    from copper.bench import clients, dns_load, scale
 
     kinds = {
         "open-loop": clients.open_loop,
@@ -54,6 +54,10 @@ def main() -> None:
         "fill": scale.fill,
         "open": scale.open_book,
         "hosts": scale.hosts_alone,
+        "dns-steady": dns_load.steady,
+        "dns-most": dns_load.most,
+        "dns-most-tcp": dns_load.most_tcp,
+        "dns-echo": dns_load.echo,
     }
     what, order = sys.argv[1:]
     print(json.dumps(kinds[what](json.loads(order))))

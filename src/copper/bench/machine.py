@@ -46,6 +46,11 @@ def controller_facts(state: Path) -> dict[str, object]:
     }
 
 
+def names_facts() -> dict[str, object]:
+    """What a reader needs to know of this machine, and of what a question goes through."""
+    return {"copper": copper.__version__, "dnspython": version("dnspython"), **_itself()}
+
+
 def _itself() -> dict[str, object]:
     total = re.findall(r"\d+", Path("/proc/meminfo").read_text())[0]
     return {

@@ -81,3 +81,40 @@ def controller(
     from copper.bench.controller import main
 
     return main(only=only, seconds=seconds, rounds=rounds, out=out, settings=here.settings())
+
+
+@bench.command()
+@click.option("--only", type=Parts(), default="", help="Of steady, most and change, by commas.")
+@click.option("--seconds", type=Amount("s", 3600), default=3.0, help="Of each kind in a round; 3.")
+@click.option("--rounds", type=Number("n", 1, 10_000), default=10, help="Rounds; 10.")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="The folder for bench-dns.json; ./bench when not given.",
+)
+def dns(only: tuple[str, ...], seconds: float, rounds: int, out: Path | None) -> int:
+    """Measure names: how fast they are answered, how many, and how soon they are right.
+
+    Prints tables. Exit status 1 when something could not be measured.
+    """
+    from copper.bench.dns import main
+
+    return main(only=only, seconds=seconds, rounds=rounds, out=out, settings=here.settings())
+
+
+@bench.command()
+@click.option("--rounds", type=Number("n", 1, 10_000), help="Rounds; 30 when not given.")
+@click.option("--image", default="micro", help="The guest's recipe; micro when not given.")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="The folder for bench-guest.json; ./bench when not given.",
+)
+def guest(rounds: int | None, image: str, out: Path | None) -> int:
+    """Measure calls of the guest API in real guests: gc itself, a barrier and a join of 32 clones.
+
+    Prints tables. Exit status 1 when something could not be measured.
+    """
+    from copper.bench.guest import main
+
+    return main(rounds=rounds, image=image, out=out, settings=here.settings())

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import os
 import signal
 import socket
 import sys
@@ -13,6 +15,8 @@ from copper.dns.options import Sockets, options_of
 from copper.dns.serve import serve
 from copper.model.errors import CopperError
 from copper.model.settings import Settings, from_environment
+
+NICE = -5  # before the VMs, as the node itself
 
 
 async def _serve(settings: Settings, sockets: Sockets) -> None:
@@ -32,6 +36,8 @@ def main() -> int:
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
     )
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the node's, which ends this one
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, NICE)
     udp, tcp = (socket.socket(fileno=int(text)) for text in sys.argv[1:])
     try:
         asyncio.run(_serve(from_environment(), Sockets(udp, tcp)))
