@@ -8,7 +8,7 @@ const EACH = 2; // connections
 const backends = []; // {vmid, ip, active}, the newest last; empty in a backend itself
 
 // Every machine has both listeners: what listened before a fork listens in the clone. So a backend serves from its first moment.
-const backend = http.createServer((request, response) => response.end(`backend ${gc.vmid()}\n`)).listen(8001);
+http.createServer((request, response) => response.end(`backend ${gc.vmid()}\n`)).listen(8001);
 const clients = new Set();
 let turn = Promise.resolve(); // one connection after the other finds its place: a fork takes a moment
 const proxy = net.createServer((client) => {
@@ -51,15 +51,22 @@ function connect(client, to) {
     to.active--;
     retire();
   });
-  server.on("error", (error) => console.error(`backend ${to.vmid}: ${error.message}`)).on("close", () => client.destroy());
+  server.on("close", () => client.destroy());
+  server.on("error", (error) => {
+    console.error(`backend ${to.vmid}: ${error.message}`);
+    if (error.syscall === "connect") end(to); // it is not there any more: the next connection has a new one
+  });
   client.pipe(server).pipe(client);
 }
 
 /** Ends the older backends that serve nobody. */
 function retire() {
-  for (const old of backends.slice(0, -1).filter(({ active }) => active === 0)) {
-    backends.splice(backends.indexOf(old), 1);
-    console.log(`backend ${old.vmid} ends`);
-    gc.kill(old.vmid).catch((error) => console.error(`backend ${old.vmid}: ${error.message}`));
-  }
+  backends.slice(0, -1).filter(({ active }) => active === 0).forEach(end);
+}
+
+function end(old) {
+  if (!backends.includes(old)) return;
+  backends.splice(backends.indexOf(old), 1);
+  console.log(`backend ${old.vmid} ends`);
+  gc.kill(old.vmid).catch((error) => console.error(`backend ${old.vmid}: ${error.message}`));
 }

@@ -32,8 +32,10 @@ const guest = {
   },
   list_ticket_domains: async () => [{ vmid: made, ip: address(made), state: "running" }],
   kill: async (vmid) => {
-    clones.get(vmid).kill();
-    await once(clones.get(vmid), "exit");
+    const clone = clones.get(vmid);
+    if (clone.exitCode !== null || clone.signalCode !== null) throw new Error(`there is no VM ${vmid}`);
+    clone.kill();
+    await once(clone, "exit");
     return 0;
   },
 };

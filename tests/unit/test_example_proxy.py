@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -61,18 +62,23 @@ async def asked(network: str, count: int) -> AsyncIterator[list[str]]:
 @pytest.fixture
 async def proxy(network: str) -> AsyncIterator[asyncio.subprocess.Process]:
     async with node("-r", STUB, PROXY, STUB_NETWORK=network) as process:
-        await listening(f"{network}.1")
+        await until_listening(f"{network}.1", True)
         yield process
 
 
-async def listening(address: str) -> None:
-    """Waits until somebody listens on the backends' port."""
+async def listening(address: str) -> bool:
+    """Whether somebody listens on the backends' port."""
+    with contextlib.suppress(ConnectionRefusedError):
+        _, writer = await asyncio.open_connection(address, 8001)
+        writer.close()
+        return True
+    return False
+
+
+async def until_listening(address: str, wanted: bool) -> None:
+    """Waits until somebody does, or nobody any more."""
     async with asyncio.timeout(DEADLINE):
-        while True:
-            with contextlib.suppress(ConnectionRefusedError):
-                _, writer = await asyncio.open_connection(address, 8001)
-                writer.close()
-                return
+        while await listening(address) != wanted:
             await asyncio.sleep(0.02)
 
 
@@ -99,3 +105,19 @@ async def test_connections_that_come_at_once_are_two_to_a_backend(
         clients = [stack.enter_async_context(asked(network, 1)) for _ in range(6)]
         answers = [answer for [answer] in await asyncio.gather(*clients)]
     assert sorted(answers) == [f"backend {vmid}" for vmid in (1, 1, 2, 2, 3, 3)]
+
+
+async def test_a_backend_that_died_is_replaced(
+    proxy: asyncio.subprocess.Process, network: str
+) -> None:
+    async with asked(network, 1) as before:
+        assert before == ["backend 1"]
+    assert await lines(proxy, 1) == [f"backend 1 at {network}.2"]
+    [died] = Path(f"/proc/{proxy.pid}/task/{proxy.pid}/children").read_text().split()
+    os.kill(int(died), signal.SIGKILL)
+    await until_listening(f"{network}.2", False)
+    async with node(ASK, f"{network}.1", "1") as unlucky:
+        assert await lines(proxy, 1) == ["backend 1 ends"]
+        assert await asyncio.wait_for(unlucky.wait(), DEADLINE) == 1
+    async with asked(network, 2) as after:
+        assert after == ["backend 2", "backend 2"]
