@@ -78,7 +78,9 @@ async def listening(address: str) -> bool:
 async def until_listening(address: str, wanted: bool) -> None:
     """Waits until somebody does, or nobody any more."""
     async with asyncio.timeout(DEADLINE):
-        while await listening(address) != wanted:
+        while True:
+            if await listening(address) == wanted:
+                return
             await asyncio.sleep(0.02)
 
 
