@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
 import time
 from collections.abc import Iterator
 
 WIDTH = 46
+
+
+def ended_as_interrupted() -> None:
+    """From now on a SIGTERM is taken as Ctrl-C is: what was begun is undone, and no machine left."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 class Steps:

@@ -6,6 +6,7 @@ import click
 
 from copper.cli.image.build import build
 from copper.cli.image.delete import delete
+from copper.cli.image.import_ import import_
 from copper.cli.image.list import list_
 
 
@@ -14,5 +15,5 @@ def group() -> None:
     """Stored images, which virtual clusters boot from."""
 
 
-for verb in (build, list_, delete):
+for verb in (build, import_, list_, delete):
     group.add_command(verb)

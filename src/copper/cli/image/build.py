@@ -6,7 +6,7 @@ import click
 
 from copper.cli import here
 from copper.cli.arguments import DISK, IMAGE, cpus_option, memory_option
-from copper.cli.steps import Steps
+from copper.cli.steps import Steps, ended_as_interrupted
 
 
 @click.command()
@@ -34,6 +34,7 @@ def build(
     """
     from copper.host.template import build_template
 
+    ended_as_interrupted()
     steps = Steps()
     build_template(
         here.settings(),

@@ -23,8 +23,8 @@ _UNWANTED = ("doc", "man", "info", "locale", "lintian", "doc-base")
 
 # Where the guest's program goes, and the names it is called by. /usr/bin/gc is graphviz's.
 AGENT = "usr/lib/gridcentric/gridcentric"
-_AGENT_NAMES = ("usr/sbin/gridcentric-agent", "usr/local/bin/gc", "usr/local/bin/gridcentric")
-_HOOK_FOLDERS = (
+AGENT_NAMES = ("usr/sbin/gridcentric-agent", "usr/local/bin/gc", "usr/local/bin/gridcentric")
+HOOK_FOLDERS = (
     "pre-clone.d",
     "post-clone.d",
     "post-clone-on-clone.d",
@@ -152,12 +152,12 @@ def finish(root: Path, recipe: Recipe, agent: Path) -> None:
     for target, path in recipe.files.items():
         _put(path, root / target, executable=os.access(path, os.X_OK))
     _put(agent, root / AGENT, executable=True)
-    for name in _AGENT_NAMES:
+    for name in AGENT_NAMES:
         link = root / name
         link.parent.mkdir(parents=True, exist_ok=True)
         link.unlink(missing_ok=True)  # the guest API's package has it too
         link.symlink_to(f"/{AGENT}")
-    for name in _HOOK_FOLDERS:
+    for name in HOOK_FOLDERS:
         (root / "etc/gridcentric" / name).mkdir(parents=True, exist_ok=True)
     for unit in recipe.mask:
         place = root / "etc/systemd/system" / unit

@@ -12,7 +12,7 @@ import shlex
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from copper.model.errors import CopperError, NoRoom, TimedOut
@@ -23,6 +23,7 @@ PACKAGES = {
     "dpkg-deb": "dpkg",
     "mke2fs": "e2fsprogs",
     "mmdebstrap": "mmdebstrap",
+    "prlimit": "util-linux",
     "qemu-img": "qemu-utils",
     "unshare": "util-linux",
 }
@@ -38,13 +39,15 @@ def run(
     cwd: Path | None = None,
     timeout: float | None = None,
     called: str = "",
+    fine: Collection[int] = (0,),
 ) -> str:
     """Run a program without input and return what it wrote to standard output.
 
     `env` is added to this process's environment; messages are always in English. `timeout` is in
     seconds. The program has a session of its own: when this call is interrupted, by Ctrl-C or by a
     deadline, the program and its children in that session are ended before the call returns.
-    `called` is the program that messages name, where it is not the command's first word.
+    `called` is the program that messages name, where it is not the command's first word. Statuses that are `fine` are
+    no failures.
 
     Raises CopperError when the program is missing or fails, NoRoom when it fails for want of disk
     space, TimedOut at the deadline.
@@ -65,7 +68,7 @@ def run(
             raise TimedOut(
                 f"{name} did not end within {timeout:g} s", advice=shlex.join(command)
             ) from None
-    if process.returncode != 0:
+    if process.returncode not in fine:
         raise _failure(name, command, process.returncode, out + err, err or out)
     return out
 
