@@ -442,6 +442,37 @@ async def test_a_clone_that_joins_while_all_is_paused_waits_for_that() -> None:
         assert results(world) == [(1, 4)]
 
 
+async def test_a_clone_that_joins_before_its_siblings_run_waits_for_them() -> None:
+    async with World() as world:
+        master = await world.boot()
+        ticket = await world.ticket(master, maxcpus=6, minvms=3)
+        world.host.gate = asyncio.Event()
+        forking = begun(world, master, "clone", ticket=ticket)
+        await world.host.at_gate.wait()
+        joining = begun(world, "a-1", "join", status=4)
+        await still()
+        assert not joining.done()
+        world.host.gate.set()
+        assert (await forking)["vmids"] == [1, 2, 3]
+        await joining
+        assert (results(world), world.vmids()) == ([(1, 4)], [0, 2, 3])
+
+
+async def test_a_clone_that_joins_while_its_fork_fails_is_gone() -> None:
+    async with World() as world:
+        master = await world.boot()
+        world.host.gate = asyncio.Event()
+        world.host.fail = {"thaw a-2"}
+        forking = begun(world, master, "clone", count=3)
+        await world.host.at_gate.wait()
+        joining = begun(world, "a-1", "join", status=4)
+        await still()
+        world.host.gate.set()
+        assert isinstance((await asyncio.gather(forking, return_exceptions=True))[0], CopperError)
+        assert isinstance((await asyncio.gather(joining, return_exceptions=True))[0], CopperError)
+        assert (results(world), world.vmids()) == ([], [0])
+
+
 async def test_results_go_with_who_could_collect_them() -> None:
     async with World() as world:
         await forked(world, 2)

@@ -188,6 +188,11 @@ class Core:
         while clone.cluster in self.forks.closed:
             await self.forks.closed[clone.cluster].wait()
             await self.book.cluster_settled(clone.cluster)
+        # one that is done before its siblings have begun: its fork is whole first
+        while self.book.vm(clone.name).state == "starting" and (
+            forks := self.forks.of(clone.cluster)
+        ):
+            await asyncio.wait(forks, return_when=asyncio.FIRST_COMPLETED)
         found = [self.book.vm(clone.name)]
         self.whole.check_apart(found)
         await self.endings.end(found, leave)
