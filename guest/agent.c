@@ -4,6 +4,7 @@
 #include "exec.h"
 #include "hook_list.h"
 #include "hooks.h"
+#include "host_keys.h"
 #include "identity.h"
 #include "local.h"
 #include "loop.h"
@@ -60,9 +61,11 @@ static void say_ready(uint32_t session)
 {
 	struct sysinfo info = {0};
 	sysinfo(&info); /* not /proc: a clone runs this before anything else, and every path is new to it */
-	channel_send(json_pack("{s:s, s:I, s:s, s:I, s:I}", "type", "ready", "session", (json_int_t)session, "agent",
+	const char *key = host_keys_public();
+	channel_send(json_pack("{s:s, s:I, s:s, s:I, s:I, s:s*}", "type", "ready", "session", (json_int_t)session, "agent",
 			       VERSION, "uptime_ms", (json_int_t)(monotonic_ns() / 1000000), "load",
-			       (json_int_t)(info.loads[0] * 100 >> SI_LOAD_SHIFT)));
+			       (json_int_t)(info.loads[0] * 100 >> SI_LOAD_SHIFT), "ssh_host_key",
+			       *key ? key : NULL));
 }
 
 /* A session in which this VM is not ready yet: hooks run, or it could not be what it was to be. */

@@ -1,6 +1,7 @@
 /* The steps that make a copy of a machine a machine of its own, in order; one that fails ends them. */
 #include "identity.h"
 #include "agent.h"
+#include "host_keys.h"
 #include "loop.h"
 #include "machine.h"
 #include "network.h"
@@ -104,6 +105,12 @@ static int take_hosts(const json_t *session, int64_t received_ns)
 	return lines ? machine_take_hosts(lines) : 0;
 }
 
+static int take_host_keys(const json_t *session, int64_t received_ns)
+{
+	(void)session, (void)received_ns;
+	return host_keys_renew();
+}
+
 static int keep_file(const char *name, const char *text, size_t length)
 {
 	char path[256];
@@ -152,6 +159,7 @@ static const struct {
 	{"resolver", take_resolver, NEW, true},
 	{"name", take_name, NEW | STOOD, true},
 	{"hosts", take_hosts, ALWAYS, true},
+	{"ssh-host-keys", take_host_keys, NEW, true},
 	{"files", take_files, ALWAYS, false},
 };
 

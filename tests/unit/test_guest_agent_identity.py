@@ -8,17 +8,19 @@ import os
 import select
 import socket
 import struct
+import subprocess
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from copper.host.guest_port import GuestPort
 from copper.model.api import Event
 from copper.model.errors import CopperError
-from copper.wire import messages
+from copper.wire import frames, messages
 from tests.unit.guests import DEADLINE, IDENTITY, MASTER, RawHost, net
 from tests.unit.namespaces import Cabled, cabled_guest, frames_from_guest, network_of
 
@@ -274,6 +276,55 @@ async def test_every_vm_has_ids_of_its_own(cabled: Cabled, master: GuestPort) ->
     assert len({*seen, Path(BOOT_ID).read_text()}) == 17
     mounts = cabled.text("/proc/self/mountinfo")
     assert mounts.count(BOOT_ID) == 1
+
+
+async def test_every_vm_has_an_ssh_host_key_where_its_image_asks_for_it(cabled: Cabled) -> None:
+    ssh = cabled.folder / "etc/ssh"
+    ssh.mkdir()
+    host = RawHost(await cabled.guest.connection())
+    await host.begin(5, "boot")
+    assert not list(ssh.iterdir())
+    (cabled.guest.folder / "etc").mkdir()
+    (cabled.guest.folder / "etc/renew-ssh-host-keys").touch()
+    (ssh / "ssh_host_rsa_key").write_text("of the image")
+    keys = set()
+    for session in range(100, 116):
+        await host.tell(session, type="session", session=session, identity=IDENTITY, event="clone")
+        while "ssh_host_key" not in (ready := await _message(host)):
+            pass
+        keys.add(ready["ssh_host_key"])
+        public = (ssh / "ssh_host_ed25519_key.pub").read_text()
+        assert public == ready["ssh_host_key"] + "\n"
+        _signs(ssh / "ssh_host_ed25519_key", public)
+    assert len(keys) == 16
+    assert {path.name for path in ssh.iterdir()} == {
+        "ssh_host_ed25519_key",
+        "ssh_host_ed25519_key.pub",
+    }
+    assert (ssh / "ssh_host_ed25519_key").stat().st_mode & 0o777 == 0o600
+    host.sock.close()
+
+
+async def _message(host: RawHost) -> dict[str, Any]:
+    """The next message, with all its members."""
+    while (frame := await host.frame()).kind != frames.MESSAGE:
+        pass
+    message: dict[str, Any] = json.loads(frame.payload)
+    return message
+
+
+def _signs(key: Path, public: str) -> None:
+    """OpenSSH makes a signature with the private key that it finds good for the public one."""
+    (signers := key.with_name("signers")).write_text(f"me {public}")
+    for argv, out in (
+        (["-Y", "sign", "-q", "-n", "x", "-f", key], signature := key.with_name("signature")),
+        (["-Y", "verify", "-q", "-n", "x", "-I", "me", "-f", signers, "-s", signature], None),
+    ):
+        done = subprocess.run(["ssh-keygen", *argv], input=b"text", capture_output=True, check=True)
+        if out is not None:
+            out.write_bytes(done.stdout)
+    signers.unlink()
+    signature.unlink()
 
 
 async def test_the_resolver_is_that_of_the_network(cabled: Cabled, master: GuestPort) -> None:
