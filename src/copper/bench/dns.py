@@ -239,39 +239,59 @@ class Run:
 
             following = threading.Thread(target=follow)
             following.start()
-            born: dict[str, float] = {}
-            names = [f"{name}-{vmid}" for vmid in range(1, self._vms)]
             calling = threading.Thread(
                 target=lambda: client.clone_vm(master.name, count=self._vms - 1)
             )
             calling.start()
-            for vm in names:
-                born[vm] = self._until(f"{vm}.clusters", lambda rcode, count: count > 0)
+            right = self._growing(f"{name}.clusters", self._vms)
             calling.join()
+            last = f"{name}-{self._vms - 1}"
             called = time.perf_counter()
-            killing = threading.Thread(target=lambda: client.kill_vm(names[-1]))
+            killing = threading.Thread(target=lambda: client.kill_vm(last))
             killing.start()
-            gone = self._until(f"{names[-1]}.clusters", lambda rcode, count: rcode == NXDOMAIN)
+            gone = self._until(f"{last}.clusters", lambda rcode, count: rcode == NXDOMAIN)
             killing.join()
             client.kill(name)
             client.delete(name)
             following.join()
-        # the event may come later than the answer is right: both follow the same stream
-        late = [max(0.0, born[vm] - told[vm, "running"]) * 1000 for vm in names]
-        self._results.add(kinds.BORN, *late)
-        ends = [at for (vm, state), at in told.items() if vm == names[-1] and state in _ENDED]
+        ready = sorted(
+            at for (vm, state), at in told.items() if state == "running" and vm != master.name
+        )
+        # an event may come later than the answer is right: both follow the same changes
+        pairs = zip(ready, right[1:], strict=True)
+        self._results.add(kinds.BORN, *(max(0.0, at - event) * 1000 for event, at in pairs))
+        ends = [at for (vm, state), at in told.items() if vm == last and state in _ENDED]
         self._results.add(kinds.GONE, max(0.0, gone - min(ends)) * 1000)
         self._results.add(kinds.KILLED, (gone - called) * 1000)
 
+    def _growing(self, name: str, vms: int) -> list[float]:
+        """For each number of addresses up to `vms`, when an answer had as many. Raises TimedOut."""
+        reached: list[float] = []
+        query = _query(name)
+        deadline = time.monotonic() + READY_S
+        with (
+            socket.create_connection(("127.0.0.1", self._port), 10) as sock,
+            sock.makefile("rb") as read,
+        ):
+            while len(reached) < vms:
+                if time.monotonic() > deadline:
+                    raise TimedOut(f"{name} has {len(reached)} addresses after {READY_S:g} s")
+                sock.sendall(len(query).to_bytes(2, "big") + query)
+                answer = read.read(int.from_bytes(read.read(2), "big"))
+                at = time.perf_counter()
+                (count,) = struct.unpack_from("!H", answer, 6)
+                reached += [at] * (count - len(reached))
+        return reached
+
     def _until(self, name: str, right: Callable[[int, int], bool]) -> float:
         """When an answer about a name was right: asked again as soon as it was not. Raises TimedOut."""
-        labels = b"".join(bytes([len(part)]) + part.encode() for part in name.split("."))
+        query = _query(name)
         deadline = time.monotonic() + READY_S
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.connect(("127.0.0.1", self._port))
             sock.settimeout(1)
             while time.monotonic() < deadline:
-                sock.send(b"\0\1\1\0\0\1\0\0\0\0\0\0" + labels + b"\0\0\1\0\1")
+                sock.send(query)
                 with contextlib.suppress(TimeoutError, ConnectionError):
                     answer = sock.recv(4096)
                     at = time.perf_counter()
@@ -279,6 +299,12 @@ class Run:
                     if right(flags & 15, count):
                         return at
         raise TimedOut(f"{name} was not right within {READY_S:g} s")
+
+
+def _query(name: str) -> bytes:
+    """A question for its IPv4 addresses."""
+    labels = b"".join(bytes([len(part)]) + part.encode() for part in name.split("."))
+    return b"\0\1\1\0\0\1\0\0\0\0\0\0" + labels + b"\0\0\1\0\1"
 
 
 _ENDED = ("ending", "dead", "gone")

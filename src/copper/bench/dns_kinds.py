@@ -49,7 +49,7 @@ KINDS = (
         "change",
         BORN,
         "ms",
-        f"gc clone {VMS - 1}, each from the API's event that it runs to the first right answer, asked one by one",
+        f"gc clone {VMS - 1}: from the API's event that one more runs until an answer has one more address",
     ),
     Kind("change", GONE, "ms", "the same for a VM that is killed, up to NXDOMAIN"),
     Kind("change", KILLED, "ms", "the same from the request to kill it: what a user sees at most"),

@@ -23,7 +23,8 @@ from copper.dns.server import Listener
 
 log = logging.getLogger(__name__)
 
-SWITCH_S = 0.0005  # how long the thread that reads changes may keep answers waiting
+# The thread that reads changes waits so long for its turn, some times for each of them, while many ask.
+SWITCH_S = 0.00005
 
 
 class Names:
