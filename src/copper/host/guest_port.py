@@ -341,7 +341,9 @@ class GuestPort:
             self._ready.set_result(message)
         else:
             why = f"{message.step}: {message.message}"
-            self._fail_beginning(CopperError(f"the guest could not take its identity: {why}"))
+            if not message.message.startswith("hook "):  # which says all itself
+                why = f"the guest could not take its identity: {why}"
+            self._fail_beginning(CopperError(why))
 
     def _take_working(self, message: messages.Working) -> None:
         ends, self._deadline = self._deadline, None
