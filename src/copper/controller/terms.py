@@ -46,7 +46,7 @@ def check_request(request: TicketRequest, cpus: int) -> int:
         )
     if request.mincpuspervm > cpus:
         raise NoRoom(
-            f"request-ticket: a clone of this VM has {cpus} processors, not {request.mincpuspervm}"
+            f"request-ticket: MINCPUSPERVM: a clone of this VM has {cpus}, not {request.mincpuspervm}"
         )
     fit = min(request.maxcpus // cpus, MOST_CLONES)
     if fit < request.minvms:
