@@ -33,8 +33,8 @@ bool gc_count_args(const char *verb, int argc, int least, int most)
 		return true;
 	for (int i = 0; i < gc_verb_count; i++)
 		if (!strcmp(gc_verbs[i].name, verb))
-			gc_complain("%s: expected: gc %s%s%s", verb, verb, *gc_verbs[i].usage ? " " : "",
-				    gc_verbs[i].usage);
+			gc_complain("%s: expected: gc %s%s%s%s", verb, verb, *gc_verbs[i].usage ? " " : "",
+				    gc_verbs[i].usage, gc_verbs[i].takes_json ? " [--json]" : "");
 	return false;
 }
 
@@ -77,8 +77,8 @@ static void usage(FILE *to)
 	fputs("usage: gc VERB [ARGUMENT]…\n", to);
 	for (int i = 0; i < gc_verb_count; i++) {
 		const struct gc_verb *verb = &gc_verbs[i];
-		fprintf(to, "  %s %s%s\n      %s\n", verb->short_name ? verb->short_name : verb->name, verb->usage,
-			verb->takes_json ? " [--json]" : "", verb->help);
+		fprintf(to, "  %s%s%s%s\n      %s\n", verb->short_name ? verb->short_name : verb->name,
+			*verb->usage ? " " : "", verb->usage, verb->takes_json ? " [--json]" : "", verb->help);
 	}
 	fputs("  help [VERB]\n      says this\nThe exit status is 0 or an errno number.\n", to);
 }
@@ -94,7 +94,8 @@ static int help(int argc, char **argv)
 		gc_complain("help: there is no verb '%s': gc help lists them", argv[0]);
 		return EINVAL;
 	}
-	printf("usage: gc %s %s%s\n%s\n", verb->name, verb->usage, verb->takes_json ? " [--json]" : "", verb->help);
+	printf("usage: gc %s%s%s%s\n%s\n", verb->name, *verb->usage ? " " : "", verb->usage,
+	       verb->takes_json ? " [--json]" : "", verb->help);
 	if (verb->short_name)
 		printf("also: gc %s\n", verb->short_name);
 	return 0;
