@@ -90,11 +90,14 @@ def command_line(
     under = "placeholder" if boot is None else "disk"
     argv += ["-blockdev", json.dumps({"driver": "raw", "node-name": "root", "file": under})]
     argv += ["-device", "virtio-blk-pci,drive=root,write-cache=on"]
-    if boot is not None and boot.seed is not None:
-        files = {"driver": "vvfat", "dir": str(boot.seed), "label": "cidata", "read-only": True}
-        argv += ["-blockdev", json.dumps({**files, "node-name": "seed"})]
-        argv += ["-device", "virtio-blk-pci,drive=seed"]
-    argv += ["-netdev", f"tap,id=net,fd={inherited.tap}"]
+    seed = boot.seed if boot is not None else None
+    # a guest that is not ours yet waits for an address: QEMU's own DHCP gives one, and leads nowhere
+    wire = f"tap,id=net,fd={inherited.tap}" if seed is None else "user,id=net,restrict=on"
+    argv += ["-netdev", wire]
     # no firmware of its own, and no word of its own on the wire when a state was loaded
     argv += ["-device", f"virtio-net-pci,netdev=net,mac={CARD_MAC},romfile=,guest_announce=off"]
+    if seed is not None:
+        files = {"driver": "vvfat", "dir": str(seed), "label": "cidata", "read-only": True}
+        argv += ["-blockdev", json.dumps({**files, "node-name": "seed"})]
+        argv += ["-device", "virtio-blk-pci,drive=seed"]
     return argv
