@@ -1,0 +1,66 @@
+"""The guests' bench with few clones and one round: that it measures all that it names, and leaves nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from copper.bench import guest_kinds as kinds
+from copper.bench.guest import main
+from copper.model.errors import BadInput, CopperError
+from copper.model.settings import Settings, from_environment
+from tests.bench.test_bench_fork import left_behind
+from tests.vm.machinery import images_folder
+
+
+@pytest.fixture
+def settings(accel: str) -> Settings:
+    """Shares the build cache of all tests, and the bench's templates from an earlier run."""
+    return from_environment({"COPPER_STATE_DIR": str(images_folder()), "COPPER_ACCEL": accel})
+
+
+@pytest.mark.timeout(240)
+def test_a_run_with_few_clones_measures_everything(
+    settings: Settings, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(rounds=1, clones=3, out=tmp_path, settings=settings) == 0
+    printed = capfd.readouterr().out
+    written = json.loads((tmp_path / "bench-guest.json").read_text())
+    assert (written["missing"], written["ended"], written["clones"]) == ([], "", 3)
+    assert [series["kind"] for series in written["series"]] == [kind.name for kind in kinds.KINDS]
+    for series in written["series"]:
+        assert series["n"] == 1
+        assert series["samples"][0] > 0 or series["kind"] == kinds.BEYOND
+    figures = {series["kind"]: series["p50"] for series in written["series"]}
+    assert figures[kinds.BARRIER] >= figures[kinds.BARRIER_CALLER]
+    assert figures[kinds.JOIN_FREE] >= figures[kinds.JOIN]
+    assert len(written["ratios"]) == 3
+    for verdict in written["targets"]:
+        assert verdict["reached"] is not None
+        assert verdict["what"] in printed
+    assert left_behind(settings) == []
+
+
+def test_what_makes_no_sense_is_refused(settings: Settings, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="--rounds 0"):
+        main(rounds=0, out=tmp_path, settings=settings)
+    with pytest.raises(CopperError, match="no-such-recipe"):
+        main(image="no-such-recipe", out=tmp_path, settings=settings)
+    assert not (tmp_path / "bench-guest.json").exists()
+
+
+def test_each_limit_is_held_by_the_figure_that_the_issue_names() -> None:
+    samples = {kind.name: [1.0] for kind in kinds.KINDS}
+    assert all(verdict.reached for verdict in kinds.verdicts(samples))
+    limits = {kinds.BEYOND: 10, kinds.BARRIER: 300, kinds.JOIN_FREE: 2000, kinds.MEMORY: 8}
+    for kind, limit in limits.items():
+        (late,) = [v for v in kinds.verdicts({**samples, kind: [limit + 0.1]}) if not v.reached]
+        assert late.limit == limit
+    assert {verdict.word for verdict in kinds.verdicts({})} == {"not measured"}
+
+
+def test_every_kind_says_what_it_measures() -> None:
+    assert len({kind.name for kind in kinds.KINDS}) == len(kinds.KINDS)
+    assert all(kind.means for kind in kinds.KINDS)
