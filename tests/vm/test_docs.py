@@ -30,6 +30,7 @@ NOT_RUN = {
         "it takes half an hour; tests/bench has a quick one",
         "it takes a quarter of an hour; tests/bench has a tiny one",
         "it takes minutes; tests/bench has a tiny one",
+        "it takes ten minutes; tests/bench has one with three clones",
     ],
     "docs/how-to/commands.md": [
         "examples of pipes with programs of your own",
