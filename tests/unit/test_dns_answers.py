@@ -235,6 +235,21 @@ def test_an_answer_is_as_large_as_the_asker_takes(name: str, payload: int | None
     assert len(texts(told(answers, query, tcp=True).answer)) == (2 if name == "web" else LARGE)
 
 
+def test_no_answer_over_udp_is_in_several_pieces() -> None:
+    wire = listener().answer(asked("large", payload=65535).to_wire())
+    assert wire is not None
+    assert MOST_UDP == 1232
+    assert dns.message.from_wire(wire).flags & dns.flags.TC
+
+
+def test_a_question_that_points_elsewhere_is_none() -> None:
+    """Its name would be longer in an answer than it was in the question."""
+    head = b"\1\2\1\0\0\1\0\0\0\0\0\0"
+    for name in (b"\xc0\x04", b"\3web\xc0\x04", b"\xc0\x0c", b"\x40" + b"a" * 64 + b"\0"):
+        wire = listener().answer(head + name + b"\0\1\0\1" + b"\0" * 400)
+        assert wire == b"\1\2\x81\1" + bytes(8)
+
+
 def test_a_name_with_more_addresses_than_a_message_holds_has_the_first_of_them() -> None:
     rows = [
         vm(

@@ -84,7 +84,10 @@ async def test_questions_in_one_connection_are_answered_in_turn() -> None:
 
 
 @pytest.mark.parametrize("sent", [b"\xff\xff", b"\0\0", b"\0\5short", b"\0\x0c" + b"\0\0\x80" * 4])
-async def test_what_is_no_question_ends_a_connection(sent: bytes) -> None:
+async def test_what_is_no_question_ends_a_connection(
+    sent: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "IDLE_S", 1000)  # not for its silence
     async with served() as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(sent)
@@ -365,6 +368,19 @@ async def test_who_lends_nothing_is_told_so(
         async with lent(path, "web", sockets.udp, sockets.tcp) as there:
             async with asyncio.timeout(WAIT_S):
                 await there.wait()
+
+
+async def test_a_socket_that_does_not_listen_is_not_taken(tmp_path: Path, sockets: Sockets) -> None:
+    path = tmp_path / "dns.sock"
+    async with borrower(path):
+        with socket.socket() as deaf, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+            sock.setblocking(False)
+            sock.connect(str(path))
+            order = b'{"cluster": "web", "forwards": false}'
+            socket.send_fds(sock, [order], [sockets.udp.fileno(), deaf.fileno()])
+            async with asyncio.timeout(WAIT_S):
+                said = await asyncio.get_running_loop().sock_recv(sock, 4096)
+    assert b"a TCP socket that listens" in said
 
 
 # where it answers

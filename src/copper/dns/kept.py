@@ -14,7 +14,6 @@ LONGEST_NAME = 255
 MOST_BYTES = 32 << 20  # of all that is kept
 EACH_BYTES = 700  # that Python takes for an answer besides its bytes
 _OPT = b"\0\0\x29"  # an OPT record begins: the root's name and its type (RFC 6891)
-_FORMERR = 1
 _SIZES = {
     1: 16,
     28: 28,
@@ -90,9 +89,9 @@ class Kept:
         return b"".join((asked[:2], kept.head, name, kept.kind, records, kept.tail))
 
     def add(self, answer: bytes, usual: Usual) -> None:
-        """Keeps an answer to this question, unless it says that there was something wrong with it."""
+        """Keeps an answer to this question, unless it does not repeat it: then there was something wrong with it."""
         end = usual.end
-        if answer[3] & 15 == _FORMERR or answer[HEAD:end].lower() != usual.key[1]:
+        if answer[HEAD:end].lower() != usual.key[1]:
             return
         size = EACH_BYTES + len(answer) + end
         if self.bytes + size > MOST_BYTES:
