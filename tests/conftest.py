@@ -21,6 +21,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="run the virtual machines of the tests with KVM, by emulation (tcg), "
         "or with what this machine proves able to do (auto, the default)",
     )
+    parser.addoption(
+        "--scenario-table",
+        metavar="FILE",
+        help="write what became of the guest API's scenario with each binding, as text",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -12,6 +12,7 @@ import pytest
 from copper.host.template import build_template
 from copper.model.settings import from_environment
 from tests.vm.machinery import Copper, a_copper, images_folder
+from tests.vm.scenario.results import KEY, Results
 
 
 class _Said:
@@ -79,3 +80,20 @@ def copper(accel: str, micro: str) -> Iterator[Copper]:
     """A Copper that knows the image `micro`."""
     with a_copper(accel) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def results(request: pytest.FixtureRequest) -> Results:
+    """What became of the scenario with each binding."""
+    return request.config.stash.setdefault(KEY, Results())
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Shows the scenario's table, and writes it where `--scenario-table` says."""
+    if found := config.stash.get(KEY, None):
+        terminalreporter.section("the guest API's scenario")
+        terminalreporter.write(found.table())
+        if where := config.getoption("--scenario-table"):
+            Path(where).write_text(found.table())

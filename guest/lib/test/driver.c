@@ -279,12 +279,25 @@ static void on_signal(const char *what)
 	fflush(stdout);
 }
 
+/* A signal that ends no call ends no reading either. */
+static int next_line(char **text, size_t *room)
+{
+	for (;;) {
+		errno = 0;
+		if (getline(text, room, stdin) > 0)
+			return 1;
+		if (errno != EINTR)
+			return 0;
+		clearerr(stdin);
+	}
+}
+
 int main(void)
 {
 	char *text = NULL;
 	size_t room = 0;
 	struct line line = {.value = malloc(VALUE_MOST)};
-	while (getline(&text, &room, stdin) > 0) {
+	while (next_line(&text, &room)) {
 		line.count = 0;
 		for (char *word = strtok(text, " \n"); word && line.count < WORDS_MOST; word = strtok(NULL, " \n"))
 			line.words[line.count++] = word;

@@ -16,6 +16,7 @@ from gridcentric import Error, aio, guest
 
 BEAT = 0.005  # seconds
 Answer = Dict[str, Any]
+waiting = threading.Event()  # a blocking call is under way
 
 
 def argument(word: str) -> Any:
@@ -41,11 +42,14 @@ def arguments(verb: str, words: List[str]) -> List[Any]:
 def run(words: List[str]) -> Answer:
     """One call, blocking."""
     try:
+        waiting.set()
         return {"value": plain(getattr(guest, words[0])(*arguments(words[0], words[1:])))}
     except Error as error:
         return {"errno": error.errno, "message": error.strerror, "kind": type(error).__name__}
     except KeyboardInterrupt:
         return {"value": "given up"}
+    finally:
+        waiting.clear()
 
 
 async def run_async(words: List[str]) -> Answer:
@@ -90,7 +94,8 @@ async def cancel(words: List[str]) -> Answer:
 
 def on_signal(what: str) -> Answer:
     def handler(number: int, frame: Any) -> None:
-        if what == "raises":
+        if what == "raises" and waiting.is_set():
+            waiting.clear()  # once: the next one may come when the answer is written
             raise KeyboardInterrupt
 
     signal.signal(signal.SIGUSR1, handler)
