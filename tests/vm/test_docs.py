@@ -37,7 +37,10 @@ NOT_RUN = {
         "it needs a keyboard",
         "ten seconds of waiting",
     ],
-    "docs/how-to/images.md": ["the text of a file"],
+    "docs/how-to/images.md": [
+        "the text of a file",
+        "a cloud image is hundreds of megabytes; tests/vm/test_import.py makes and imports one",
+    ],
     "docs/how-to/names.md": [
         "the port may be another's; tests/cluster/test_names.py asks at one that is free",
         "the port may be another's; tests/cluster/test_names.py asks at one that is free",

@@ -27,7 +27,7 @@ from copper.vmm.capabilities import Qemu, probe_qemu
 
 MEMORY_MIB = 1024
 # cloud-init is Python, and takes minutes where a processor is emulated and shared
-FIRST_BOOT_S = 1200.0
+FIRST_BOOT_S = 1800.0
 BOOT_S = 600.0
 KVM_PROOF_S = 180.0
 _TAIL_BYTES = 4096  # more than the longest line that is looked for

@@ -103,7 +103,7 @@ async def _hello(
     ended = asyncio.ensure_future(process.ended.wait())
     try:
         await asyncio.wait({hello, ended}, return_when=asyncio.FIRST_COMPLETED)
-        if not hello.done():
+        if not hello.done() or port.closed.is_set():  # the channel ends a moment before its QEMU
             raise CopperError(f"the guest ended while it booted; {last_said(process)}")
         hello.result()
     except TimedOut:
