@@ -3,6 +3,7 @@
  *   COPPER_LAYERS_RAM     an empty file as large as guest memory: QEMU's memory backend names it, which is how the mapping
  *                         of guest memory is told from all others. It stays empty: memory is anonymous, then layers.
  *   COPPER_LAYERS_LISTEN  a listening SOCK_SEQPACKET socket for layers.h's requests
+ *   COPPER_LAYERS_TAP     the tap that its network card is on; not there for a QEMU without one
  */
 #include "layers.h"
 
@@ -24,7 +25,7 @@
 unsigned char *ram;
 size_t ram_bytes;
 
-static int ram_fd = -1, listen_fd = -1;
+static int ram_fd = -1, listen_fd = -1, tap_fd = -1;
 static int kept[4096]; /* layers in use, lowest first: a host agent that restarts finds them in /proc/PID/fd */
 static size_t kept_count;
 
@@ -110,6 +111,12 @@ static int lay(const int *fds, size_t count, uint32_t flags) {
     return 0;
 }
 
+/* A QEMU that waits is on a tap that leads nowhere: which network it will be on is known when it becomes a VM. Its number
+ * stays, so that QEMU, whose loop looks at numbers anew each time, goes on with the other one. */
+static int take_tap(int fd) {
+    return dup3(fd, tap_fd, O_CLOEXEC) < 0 ? errno : 0;
+}
+
 static void count_own(struct reply *reply) {
     struct runs own = {0};
     if (!scan_own_pages(&own, false)) reply->pages = runs_pages(&own);
@@ -151,6 +158,7 @@ static int serve_one(const struct request *request, const unsigned char *payload
         count_own(reply);
         if (request->flags & FLAG_MAPPINGS) count_mappings(reply);
         return 0;
+    case VERB_TAP: return fd_count == 1 && tap_fd >= 0 ? take_tap(fds[0]) : EINVAL;
     default: return EINVAL;
     }
 }
@@ -213,6 +221,7 @@ __attribute__((constructor)) static void start(void) {
     sigset_t all, before;
     ram_fd = inherited("COPPER_LAYERS_RAM");
     listen_fd = inherited("COPPER_LAYERS_LISTEN");
+    tap_fd = inherited("COPPER_LAYERS_TAP");
     unsetenv("LD_PRELOAD");
     if (ram_fd < 0 || listen_fd < 0) return;
     /* a huge page for every written byte would make clones heavy: guest memory, translated code and heap alike */

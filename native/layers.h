@@ -39,6 +39,7 @@ enum verb {
     VERB_SAVE = 3,    /* descriptor: that layer, or an empty one; argument: most pages; writes, maps and keeps it */
     VERB_ABORT = 4,   /* forget a PRECOPY */
     VERB_STAT = 5,    /* own pages, layers; mappings */
+    VERB_TAP = 6,     /* descriptor: the tap that this QEMU's card is on from now on */
 };
 
 #define FLAG_RESET 1u      /* LAY: guest memory is nothing but these layers */

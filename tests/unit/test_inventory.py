@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from copper.host.cgroups import Groups, instance_of
+from copper.host.cgroups import Groups
 from copper.host.inventory import Held, Place
 from copper.image.suspended import SuspendedStore
 from copper.model.errors import BadInput, Refused
@@ -43,7 +43,7 @@ class Host:
             folder.mkdir(parents=True)
         store = SuspendedStore(self.settings)
         groups = Groups(self.settings.run_dir, None)
-        self.place = Place(self.settings, groups, store, sys=tmp / "sys", run=tmp / "anywhere")
+        self.place = Place(self.settings, groups, store)
         self.children: list[subprocess.Popen[bytes]] = []
 
     def folder(self, unit: str) -> Path:
@@ -217,13 +217,6 @@ def test_half_of_a_suspended_cluster_is_removed_unless_it_is_being_stored(host: 
         host.mend("suspended", ".a.new", Held(storing=frozenset({"a"})))
     host.mend("suspended", ".a.new")
     assert not half.exists()
-
-
-def test_networks_are_those_of_this_instance(host: Host, tmp_path: Path) -> None:
-    ours = f"copper-{instance_of(host.settings.run_dir)[:6]}"
-    for name in (f"{ours}0", "copper-others0", "eth0"):
-        (tmp_path / "sys" / "class" / "net" / name).mkdir(parents=True)
-    assert host.of("tap") == {f"{ours}0": ""}
 
 
 def test_records_that_cannot_be_read_do_no_harm(host: Host) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from copper.net.addresses import (
@@ -38,6 +38,7 @@ def test_an_address_follows_from_the_vmid(vmid: int, ipv4: str, ipv6: str, mac: 
     assert (ipv4_of(vmid), ipv6_of(vmid), mac_of(vmid)) == (ipv4, ipv6, mac)
 
 
+@settings(deadline=None)
 @given(st.lists(VMIDS, min_size=2, max_size=2, unique=True))
 def test_no_two_vms_have_the_same(vmids: list[int]) -> None:
     one, other = vmids
@@ -46,6 +47,7 @@ def test_no_two_vms_have_the_same(vmids: list[int]) -> None:
         assert address(one) not in (GATEWAY, GATEWAY6, "10.0.0.255")
 
 
+@settings(deadline=None)
 @given(st.lists(VMIDS, min_size=1))
 def test_a_network_holds_all_its_vms_and_is_no_wider_than_that(vmids: list[int]) -> None:
     prefix = prefix_for(vmids)

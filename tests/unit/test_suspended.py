@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from copper.image.layers import Layer, close_all
-from copper.image.machine import Image
+from copper.image.machine import FORMAT, Image
 from copper.image.store import Manifest
-from copper.image.suspended import FORMAT, SuspendedStore, SuspendedVm, write_sparse
+from copper.image.suspended import SuspendedStore, SuspendedVm, write_sparse
 from copper.model.api import VmLimits
 from copper.model.errors import BadInput, Conflict, Damaged, Foreign, NoRoom, NotFound
 from copper.model.machine import Identity, Needs, Shape
@@ -55,7 +55,7 @@ class Place:
         folder = self.settings.images_dir / "base"
         folder.mkdir(parents=True, exist_ok=True)
         manifest = Manifest(
-            format=1, id=image_id, name="base", recipe="micro", recipe_digest="", created=0,
+            format=FORMAT, id=image_id, name="base", recipe="micro", recipe_digest="", created=0,
             shape=SHAPE, needs=NEEDS, memory_sha256="", memory_bytes=0, devices_sha256="",
             devices_bytes=0, disk_sha256="", disk_bytes=0,
         ).sealed()  # fmt: skip

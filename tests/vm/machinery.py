@@ -17,6 +17,7 @@ from pathlib import Path
 from copper.client import Client
 from copper.host.cgroups import find_layout, instance_of, sweep
 from copper.model.settings import Settings, from_environment
+from copper.net import namespaces
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = Path(sys.executable).parent
@@ -122,6 +123,11 @@ class Copper:
                         found.append(int(entry.name))
         return found
 
+    def networks(self) -> list[str]:
+        """The virtual clusters of this Copper that have a network namespace."""
+        prefix = f"copper-{instance_of(self.settings.run_dir)[:6]}-"
+        return [name.removeprefix(prefix) for name in namespaces.names(prefix)]
+
     def leftovers(self) -> list[str]:
         """All that must be gone when no virtual cluster runs and the daemon has ended."""
         left = [f"QEMU {pid}" for pid in self.qemus()]
@@ -130,6 +136,7 @@ class Copper:
         left += [str(path) for path in self.settings.vms_dir.glob("*")]
         left += [str(path) for path in self.settings.images_dir.glob(".*")]
         left += [str(path) for path in (self.settings.state_dir / "suspended").glob("*")]
+        left += [f"the namespace of {cluster}" for cluster in self.networks()]
         layout = find_layout()
         for root in layout.roots() if layout is not None else ():
             groups = root / "copper" / instance_of(self.settings.run_dir)

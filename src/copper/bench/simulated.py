@@ -55,7 +55,7 @@ class FetchingHost(FakeHost):
         above = tuple(Layer(layer.bytes) for layer in frozen.layers[1:])
         mine = self.room.hold(frozen.shape, lowest + above)
         try:
-            return (await self.agent.vms.put(identity.name, order, (mine, IMAGE))).status()
+            return (await self.agent.vms.put(identity.name, order, (mine, IMAGE, ""))).status()
         finally:
             self.room.discard(mine.id)
 

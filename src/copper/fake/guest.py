@@ -40,7 +40,13 @@ class FakeGuest:
         return self._machine.identity
 
     async def begin(
-        self, identity: Mapping[str, Any], event: str, call: int | None = None, *, deadline: float
+        self,
+        identity: Mapping[str, Any],
+        event: str,
+        call: int | None = None,
+        *,
+        hosts: str = "",
+        deadline: float,
     ) -> None:
         """A session, in which the guest is `identity`; what the former one held is over."""
         process = self._machine.process
@@ -62,6 +68,10 @@ class FakeGuest:
             raise TimedOut(f"the guest did not take its identity within {deadline:g} s")
         self._machine.process.check()
         self.ready = True
+
+    def tell_hosts(self, lines: str, prefix: int) -> bool:
+        """Nobody reads it."""
+        return True
 
     # programs that call
 

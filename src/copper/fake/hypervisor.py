@@ -235,6 +235,13 @@ class FakeMachine:
         return sum(layer.bytes for layer in self._process.layers)
 
     @property
+    def has_network(self) -> bool:
+        return False
+
+    async def link_up(self) -> None:
+        """There is no wire."""
+
+    @property
     def guest(self) -> FakeGuest:
         if self._guest is None:
             self._guest = FakeGuest(self)

@@ -12,8 +12,6 @@ sessions, streams and calls suffer.
 from __future__ import annotations
 
 import asyncio
-import base64
-import os
 import secrets
 import socket
 import time
@@ -29,7 +27,6 @@ from copper.wire.frames import Frame, FrameReader
 
 UNSENT_MOST = 1 << 20  # bytes; calls of a guest that reads nothing are dropped above it
 RESENT_BELOW = 65_536  # bytes not yet sent
-SEED_BYTES = 64
 # ends the frame that was being sent when the guest was frozen, and makes it unsound, should only its ending
 # zero be missing: no COBS ends with bytes that say that 254 follow
 SPOIL = b"\xff" * 8 + b"\0"
@@ -102,27 +99,20 @@ class GuestPort:
         event: str,
         call: int | None = None,
         *,
+        hosts: str = "",
         deadline: float,
     ) -> messages.Ready:
         """Begins a session, in which the guest is `identity`; what the former one held is over.
 
-        `event` is boot, clone, adopt or resume; `call` the parent's call that a clone answers. Raises TimedOut
+        `event` is boot, clone, adopt or resume; `call` the parent's call that a clone answers; `hosts` lines for
+        /etc/hosts. Raises TimedOut
         `deadline` seconds from now, or later by what hooks take, CopperError if it cannot, or the channel closes.
         """
         if self.closed.is_set():
             raise CopperError("the guest's channel was closed")
         self._leave(CopperError("another session began"))
         self._session = _other_than(self._session)
-        message = {
-            "type": "session",
-            "session": self._session,
-            "identity": dict(identity),
-            "realtime_ns": time.time_ns(),
-            "seed": base64.b64encode(os.urandom(SEED_BYTES)).decode(),
-            "event": event,
-        }
-        if call is not None:
-            message["call"] = call
+        message = messages.session(self._session, identity, event, call, hosts)
         self._beginning = messages.pack(self._session, message)
         self._ready = self._loop.create_future()
         self._socket.drop_queue()
@@ -134,6 +124,12 @@ class GuestPort:
             raise TimedOut(f"the guest did not take its identity within {deadline:g} s") from None
         finally:
             self._deadline = None
+
+    def tell_hosts(self, lines: str, prefix: int) -> bool:
+        """The other VMs' names are these now; False without a session: the next one brings them."""
+        if self._is_ready:
+            self.send({"type": "hosts", "text": lines, "prefix": prefix})
+        return self._is_ready
 
     async def ping(self, deadline: float = 10) -> float:
         """Seconds that an answer of the agent took. Raises TimedOut, Conflict without a session."""

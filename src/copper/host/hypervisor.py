@@ -74,9 +74,18 @@ class Guest(Protocol):
     """The session with a guest's agent; errors and arguments as of `GuestPort`."""
 
     async def begin(
-        self, identity: Mapping[str, Any], event: str, call: int | None = None, *, deadline: float
+        self,
+        identity: Mapping[str, Any],
+        event: str,
+        call: int | None = None,
+        *,
+        hosts: str = "",
+        deadline: float,
     ) -> object:
         """Returns when the guest's identity is its own. Raises TimedOut, CopperError."""
+
+    def tell_hosts(self, lines: str, prefix: int) -> bool:
+        """The names of the other VMs are these now; False when there is no session: the next one says it."""
 
     async def exec(
         self,
@@ -149,6 +158,13 @@ class Machine(Protocol):
 
     @property
     def console(self) -> Line: ...
+
+    @property
+    def has_network(self) -> bool:
+        """Whether its guest has a network card."""
+
+    async def link_up(self) -> None:
+        """Puts it on its private network: what it sent before has reached nobody. Raises CopperError."""
 
     def log(self) -> bytes:
         """What is kept of its serial line; reads files."""

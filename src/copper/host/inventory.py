@@ -17,11 +17,14 @@ import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from copper.host.cgroups import Groups, instance_of
+from copper.host.cgroups import Groups
 from copper.image.suspended import SuspendedStore
-from copper.model.audit import Found, Thing
+from copper.model.audit import Found
 from copper.model.errors import BadInput, NotFound, Refused
+from copper.model.names import vm_name
 from copper.model.settings import Settings
+from copper.net.filter import tap_name, vmid_of
+from copper.net.networks import Networks
 from copper.vmm.process import Alive
 
 UNIT = re.compile(r"[0-9a-f]{12}")
@@ -52,14 +55,13 @@ class Qemu:
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """One Copper's places on a host; `proc` and `sys` are the kernel's, but for tests."""
+    """One Copper's places on a host; `proc` is the kernel's, but for tests."""
 
     settings: Settings
     groups: Groups
     suspended: SuspendedStore
+    networks: Networks | None = None
     proc: Path = Path("/proc")
-    sys: Path = Path("/sys")
-    run: Path = Path("/run")
 
     def qemus(self) -> list[Qemu]:
         """Every QEMU of this run directory, also when its folder was removed."""
@@ -163,14 +165,14 @@ class Place:
             yield Found(thing="suspended", name=path.name, vm=cluster, detail="half of it")
 
     def _networks(self) -> Iterator[Found]:
-        pattern = f"copper-{instance_of(self.settings.run_dir)[:6]}*"
-        things: dict[Thing, Path] = {
-            "tap": self.sys / "class" / "net",
-            "namespace": self.run / "netns",
-        }
-        for thing, folder in things.items():
-            for path in sorted(folder.glob(pattern)):
-                yield Found(thing=thing, name=path.name)
+        """A tap is there as long as its VM's process; a namespace may be left."""
+        if self.networks is None:
+            return
+        for cluster, vmids in self.networks.found().items():
+            name = self.networks.namespace_of(cluster)
+            yield Found(thing="namespace", name=name, vm=cluster)
+            for vmid in vmids:
+                yield Found(thing="tap", name=f"{name}/{tap_name(vmid)}", vm=vm_name(cluster, vmid))
 
     async def mend(self, thing: str, name: str, held: Held) -> None:
         """Removes a thing that `found` says, if no VM uses it; gone already: nothing to do.
@@ -191,6 +193,8 @@ class Place:
             await self._remove_group(Path(name), held)
         elif thing == "suspended":
             await asyncio.to_thread(self._remove_half, name, held)
+        elif thing in ("namespace", "tap") and self.networks:
+            await self._remove_network(self.networks, name)
         else:
             raise Refused(
                 f"a {thing} is not removed on its own", advice="it goes with who holds it"
@@ -233,6 +237,14 @@ class Place:
             return
         _refuse_if(path.name in held.vms, f"{path} is of a VM that is here")
         _refuse_if(not await self.groups.remove_folder(path), f"{path} has processes")
+
+    async def _remove_network(self, networks: Networks, name: str) -> None:
+        namespace, _, tap = name.partition("/")
+        cluster = networks.cluster_of(namespace)
+        vmid = vmid_of(tap) if tap else None
+        if not cluster or (tap and vmid is None):
+            raise BadInput(f"{name} is not Copper's")
+        _refuse_if(not await networks.mend(cluster, vmid), f"{name} is of a VM that is here")
 
     def _remove_half(self, name: str, held: Held) -> None:
         half = self.suspended.folder / name

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from copper.host.cgroups import find_groups
+from copper.host.cgroups import find_groups, instance_of
 from copper.host.console import remove_log
 from copper.host.hypervisor import Image, Listener, Room
 from copper.host.inventory import Held, Place
@@ -31,6 +31,8 @@ from copper.model.audit import Found
 from copper.model.errors import CopperError, NoRoom, NotFound, Refused
 from copper.model.machine import Identity, Needs, Shape
 from copper.model.settings import Settings
+from copper.net.networks import Networks
+from copper.net.private import open_lone_tap
 from copper.vmm.capabilities import Verdict, accelerator_verdict, needs_of, probe_qemu
 from copper.vmm.process import STARTING, QemuProcess, strays
 
@@ -49,7 +51,9 @@ class QemuHypervisor:
         settings.run_dir.chmod(0o700)
         self.store = ImageStore(settings)
         self.groups = find_groups(settings.run_dir)
-        self._standbys = Standbys(settings)
+        self.networks = Networks(instance_of(settings.run_dir)[:6])
+        self._lone_tap = _open_lone_tap()
+        self._standbys = Standbys(settings, self._lone_tap)
         self._templates: dict[str, QemuImage] = {}
         self._frozen: dict[str, QemuImage] = {}
         self._machines: set[QemuMachine] = set()
@@ -57,7 +61,7 @@ class QemuHypervisor:
         self._storing: set[str] = set()
         self._loading = asyncio.Lock()
         self._suspended = SuspendedStore(settings)
-        self._place = Place(settings, self.groups, self._suspended)
+        self._place = Place(settings, self.groups, self._suspended, self.networks)
         self._stored = {found.cluster: found for found in self._suspended.readable()}
 
     @property
@@ -155,6 +159,7 @@ class QemuHypervisor:
         assert isinstance(image, QemuImage)
         process = await self._standbys.take(image.shape, image.needs)
         machine: QemuVm | None = None
+        tap = -1
         self._thawing[process.unit] = identity.name
         # a kernel that was not asked for long takes 20 ms for it: as long as a thaw
         grouping = asyncio.create_task(
@@ -162,13 +167,14 @@ class QemuHypervisor:
         )
         try:
             try:
-                machine = await thaw(image, process, self.settings)
+                tap = await self.networks.tap(identity.cluster, identity.vmid)
+                machine = await thaw(image, process, self.settings, tap)
             finally:
                 await asyncio.wait({grouping})
             # connected before the processors run: a guest's port reads as closed otherwise
             self.settings.vms_dir.mkdir(parents=True, exist_ok=True)
             remove_log(self._log(identity.name))
-            return self._connect(identity.name, machine, listener)
+            return self._connect(identity, machine, listener)
         except BaseException:
             if machine is not None:
                 await machine.end()
@@ -177,17 +183,24 @@ class QemuHypervisor:
                 await process.end()
             await self.groups.remove(identity.name)
             remove_log(self._log(identity.name))
+            if tap >= 0:
+                os.close(tap)
+                tap = -1
+                await self.networks.leave(identity.cluster, identity.vmid)
             raise
         finally:
+            if tap >= 0:
+                os.close(tap)  # QEMU has it: it goes with QEMU
             del self._thawing[process.unit]
 
-    def _connect(self, name: str, machine: QemuVm, listener: Listener) -> QemuMachine:
+    def _connect(self, identity: Identity, machine: QemuVm, listener: Listener) -> QemuMachine:
         made = QemuMachine(
-            name,
+            identity,
             machine,
             listener,
             self.settings,
             self.groups,
+            self.networks,
             hold_image=self._hold,
             let_go=self._let_go,
         )
@@ -249,8 +262,12 @@ class QemuHypervisor:
             remove_log(self._log(name))
             raise
         self.groups.find(name, process.pid, process.shape)
-        made = self._connect(name, machine, listener)
+        self.networks.adopt(record.identity.cluster, record.identity.vmid)
+        made = self._connect(record.identity, machine, listener)
         made.limit(record.limits, again=True)
+        if record.ready_ms:  # one that never was is undone
+            with contextlib.suppress(CopperError):
+                await made.link_up()  # as it was, or as it was about to be
         return made
 
     async def clear(self, known: set[str]) -> None:
@@ -267,6 +284,7 @@ class QemuHypervisor:
         for path in self.settings.vms_dir.glob("*.log*"):
             if path.name.split(".")[0] not in names:
                 path.unlink()
+        await self.networks.clear()
         await asyncio.to_thread(self._suspended.clear)
         if self._suspended.has_damaged():
             log.error("a suspended virtual cluster cannot be read: no disk is cleared away")
@@ -322,6 +340,8 @@ class QemuHypervisor:
             image.close()
         self._frozen.clear()
         self._templates.clear()
+        self.networks.close()
+        os.close(self._lone_tap)
         with contextlib.suppress(OSError):
             (self.settings.run_dir / "q").rmdir()
 
@@ -336,3 +356,12 @@ class QemuHypervisor:
         if ended:
             remove_log(self._log(machine.name))
             self._remove_disks(machine.disks)
+
+
+def _open_lone_tap() -> int:
+    try:
+        return open_lone_tap()
+    except OSError as error:
+        raise CopperError(
+            f"no tap can be made: {error.strerror}", advice="copper doctor says what is missing"
+        ) from error

@@ -18,8 +18,9 @@ from copper.image.machine import Image as QemuImage
 from copper.image.machine import Machine as QemuVm
 from copper.image.thaw import run
 from copper.model.api import VmLimits
-from copper.model.machine import Needs, Shape
+from copper.model.machine import Identity, Needs, Shape
 from copper.model.settings import Settings
+from copper.net.networks import Networks
 
 
 class QemuMachine:
@@ -27,16 +28,18 @@ class QemuMachine:
 
     def __init__(
         self,
-        name: str,
+        identity: Identity,
         machine: QemuVm,
         listener: Listener,
         settings: Settings,
         groups: Groups,
+        networks: Networks,
         *,
         hold_image: Callable[[QemuImage], None],
         let_go: Callable[[QemuMachine, bool], None],
     ) -> None:
-        self.name = name
+        self.name = name = identity.name
+        self._identity, self._networks = identity, networks
         self._machine, self._listener = machine, listener
         self._settings, self._groups = settings, groups
         self._hold_image, self._let_go = hold_image, let_go
@@ -59,6 +62,10 @@ class QemuMachine:
     @property
     def _log(self) -> Path:
         return self._settings.vms_dir / f"{self.name}.log"
+
+    @property
+    def has_network(self) -> bool:
+        return True
 
     @property
     def unit(self) -> str:
@@ -97,6 +104,9 @@ class QemuMachine:
 
     def own_bytes(self) -> int:
         return self._process.own_bytes()
+
+    async def link_up(self) -> None:
+        await self._networks.link_up(self._identity.cluster, self._identity.vmid)
 
     def used(self) -> Used:
         # not after its end: the number may be another process's
@@ -154,6 +164,7 @@ class QemuMachine:
         await self.console.close()
         await self._machine.end()
         await self._groups.remove(self.name)
+        await self._networks.leave(self._identity.cluster, self._identity.vmid)
         self._let_go(self, True)
 
     async def leave(self) -> None:

@@ -27,6 +27,7 @@ class VmRecord(Record):
     limits: VmLimits = VmLimits()
     reserved_bytes: int = 0
     began: float = 0  # seconds since 1970
+    machine_id: str = ""
 
 
 class Records(Protocol):

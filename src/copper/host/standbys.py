@@ -20,8 +20,10 @@ Key = tuple[Shape, Needs]
 class Standbys:
     """Waiting QEMU processes by shape. `take` gives one at once, or starts it."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, tap: int) -> None:
+        """`tap`: one that leads nowhere, for all of them."""
         self._settings = settings
+        self._tap = tap
         self._waiting: dict[Key, collections.deque[QemuProcess]] = collections.defaultdict(
             collections.deque
         )
@@ -55,7 +57,7 @@ class Standbys:
                 if not self._waiting[key] and self._coming[key]:
                     await self._arrived.wait()
         async with self._starting:
-            return await QemuProcess.start(self._settings, shape, needs)
+            return await QemuProcess.start(self._settings, shape, needs, self._tap)
 
     def prepare(self, shape: Shape, needs: Needs, count: int) -> None:
         """Sees to it that so many wait, or are on their way."""
@@ -72,7 +74,7 @@ class Standbys:
         process = None
         try:
             async with self._starting:
-                process = await QemuProcess.start(self._settings, *key)
+                process = await QemuProcess.start(self._settings, *key, self._tap)
         except CopperError as error:
             log.warning("no standby: %s", error)
         finally:

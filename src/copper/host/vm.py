@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import secrets
 import time
 
 from copper.host.hypervisor import Guest, Image, Line, Machine
 from copper.host.records import VmRecord
 from copper.image.freeze import Pause
-from copper.model.api import Event, VmLimits, VmState, VmStatus
+from copper.model.api import Event, ThawOrder, VmLimits, VmState, VmStatus
 from copper.model.machine import Identity
+from copper.net.addresses import PREFIX, place_of
 
 
 @dataclasses.dataclass(slots=True)
@@ -26,10 +28,21 @@ class Vm:
     limits: VmLimits = dataclasses.field(default_factory=VmLimits)
     reserved_bytes: int = 0
     began: float = dataclasses.field(default_factory=time.time)
+    machine_id: str = ""  # of a guest that has a network; 32 hexadecimal digits
+    told: tuple[str, int] = ("", 0)  # what it knows of the others: host.names
     paused_for: str = ""  # why it is paused, when nobody asked for it
     paused_at: float = 0.0  # of the monotonic clock; 0: since before this agent began
     turn: asyncio.Lock = dataclasses.field(default_factory=asyncio.Lock)  # to stop it, or freeze it
     greeting: asyncio.Task[None] | None = None  # a new agent's first session with its guest
+
+    @classmethod
+    def new(cls, order: ThawOrder, template: str, machine: Machine, machine_id: str = "") -> Vm:
+        """One that was ordered; it is no machine that there was before, unless an id says so."""
+        vm = cls(order.identity, template, machine)
+        vm.limits, vm.reserved_bytes = order.limits, order.reserved_bytes
+        if machine.has_network:
+            vm.machine_id = machine_id or secrets.token_hex(16)
+        return vm
 
     @classmethod
     def of(cls, record: VmRecord, machine: Machine) -> Vm:
@@ -43,6 +56,7 @@ class Vm:
             limits=record.limits,
             reserved_bytes=record.reserved_bytes,
             began=record.began,
+            machine_id=record.machine_id,
             paused_for=record.paused_for,
         )
 
@@ -95,12 +109,24 @@ class Vm:
             limits=self.limits,
             reserved_bytes=self.reserved_bytes,
             began=self.began,
+            machine_id=self.machine_id,
         )
 
-    async def begin(self, event: Event, call: int | None, *, deadline_s: float) -> None:
+    async def begin(
+        self,
+        event: Event,
+        call: int | None,
+        hosts: str = "",
+        prefix: int = PREFIX,
+        *,
+        deadline_s: float,
+    ) -> None:
         """Opens a session with the guest: returns when its identity is its own. Raises TimedOut, CopperError."""
         identity = self.identity.model_dump()
-        await self.machine.guest.begin(identity, event, call, deadline=deadline_s)
+        if self.machine.has_network:
+            net = place_of(self.identity.vmid, prefix)
+            identity |= {"machine_id": self.machine_id, "net": net}
+        await self.machine.guest.begin(identity, event, call, hosts=hosts, deadline=deadline_s)
         if self.state == "starting":  # it may have been paused or ended meanwhile
             self.state = "running"
 

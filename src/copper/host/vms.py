@@ -11,7 +11,9 @@ from typing import Any
 
 from copper.host.controller_link import ControllerLink
 from copper.host.hypervisor import Hypervisor, Image, Machine
+from copper.host.names import Names
 from copper.host.records import Records, VmRecord
+from copper.host.refill import Refill
 from copper.host.use import LatelyEnded, vm_use
 from copper.host.vm import Vm
 from copper.image.freeze import Pause
@@ -21,8 +23,11 @@ from copper.model.settings import Settings
 from copper.wire.steps import step
 
 CLOCK_LATE_S = 0.5  # a guest that was paused for longer is told the time
-REFILL_AFTER_S = 0.5  # a standby's start would take the processors from clones that wake
 log = logging.getLogger(__name__)
+
+
+# an image, its template's name, and the id of the machine that it was, if that is what it becomes again
+Source = tuple[Image, str, str]
 
 
 class Vms:
@@ -44,7 +49,8 @@ class Vms:
         self._ending: dict[str, asyncio.Task[None]] = {}
         self._frozen: dict[str, tuple[Image, str]] = {}
         self.lately_ended = LatelyEnded()
-        self._refilling: asyncio.Task[None] | None = None
+        self._refill = Refill(hypervisor, settings.standbys, self._starting, self.all)
+        self._names = Names(self.all)
         self._telling: set[asyncio.Task[None]] = set()
         # more guests that wake together only wait for each other
         self._waking = asyncio.Semaphore(2 * hypervisor.room().cpus)
@@ -75,10 +81,10 @@ class Vms:
             raise Conflict(f"VM {name} is paused", advice="gc-vc unpause lets it go on")
         return vm
 
-    async def put(self, name: str, order: ThawOrder, source: tuple[Image, str] | None = None) -> Vm:
+    async def put(self, name: str, order: ThawOrder, source: Source | None = None) -> Vm:
         """Thaws an image as a VM of this name, once: the same order again gets the same VM.
 
-        `source`: an image and its template's name, instead of those that the order names.
+        `source`: instead of the image that the order names.
         Raises Conflict when the name is another's; any error leaves nothing behind.
         """
         if order.identity.name != name:
@@ -95,50 +101,61 @@ class Vms:
             task.add_done_callback(lambda _: self._starting.pop(name, None))
         return await asyncio.shield(task)
 
-    async def _image(self, order: ThawOrder) -> tuple[Image, str]:
+    async def _image(self, order: ThawOrder) -> Source:
         if order.frozen is not None:
             if order.frozen not in self._frozen:
                 raise NotFound(f"there is no image {order.frozen!r} in this host's memory")
-            return self._frozen[order.frozen]
+            return (*self._frozen[order.frozen], "")
         if order.template is None:
             raise BadInput("an order to thaw names a template or a frozen image")
-        return await self.hypervisor.template(order.template), order.template
+        return await self.hypervisor.template(order.template), order.template, ""
 
-    async def _thaw(self, order: ThawOrder, source: tuple[Image, str] | None) -> Vm:
+    async def _thaw(self, order: ThawOrder, source: Source | None) -> Vm:
+        with self._names.changing(order.identity.cluster):
+            vm = await self._thaw_one(order, source)
+        self._refill.soon()
+        return vm
+
+    async def _thaw_one(self, order: ThawOrder, source: Source | None) -> Vm:
         started = time.perf_counter()
         await step("host.thaw-began")
-        image, template = source or await self._image(order)
+        image, template, machine_id = source or await self._image(order)
         name = order.identity.name
         ending = self._ending.get(name)
         if ending is not None:  # one of this name that died a moment ago
             await asyncio.wait({ending})
         async with self._waking:
             machine = await self.hypervisor.thaw(image, order.identity, self)
-            vm = Vm(
-                order.identity,
-                template,
-                machine,
-                limits=order.limits,
-                reserved_bytes=order.reserved_bytes,
-            )
-            try:
-                await step("host.thawed")
-                if order.limits != VmLimits():
-                    machine.limit(order.limits)
-                self._records.write(vm.record())
-                await step("host.recorded")
-                await machine.run()
-                await vm.begin(order.event, order.call, deadline_s=self.settings.clone_deadline_s)
-                await step("host.running")
-                vm.ready_ms = (time.perf_counter() - started) * 1000
-                self._records.write(vm.record())
-            except BaseException:
-                await machine.end()
-                self._records.remove(name)
-                raise
-        self._keep(vm)
-        self.refill()
+            vm = Vm.new(order, template, machine, machine_id)
+            await self._begin(vm, order, started)
         return vm
+
+    async def _begin(self, vm: Vm, order: ThawOrder, started: float) -> None:
+        """Has the guest become the VM that it is for. It is among the others on return, and on their wire."""
+        machine = vm.machine
+        try:
+            await step("host.thawed")
+            if order.limits != VmLimits():
+                machine.limit(order.limits)
+            self._records.write(vm.record())
+            await step("host.recorded")
+            await machine.run()
+            await self._session(vm, order.event, order.call)
+            self._names.before_link_up(vm)
+            await machine.link_up()
+            await step("host.running")
+            vm.ready_ms = (time.perf_counter() - started) * 1000
+            self._records.write(vm.record())
+        except BaseException:
+            await machine.end()
+            self._records.remove(vm.name)
+            raise
+        self._keep(vm)
+
+    async def _session(self, vm: Vm, event: Event, call: int | None = None) -> None:
+        """Raises TimedOut, CopperError."""
+        hosts = self._names.for_session(vm, siblings=event == "clone")
+        await vm.begin(event, call, *hosts, deadline_s=self.settings.clone_deadline_s)
 
     def _keep(self, vm: Vm) -> None:
         self._vms[vm.name] = vm
@@ -158,9 +175,11 @@ class Vms:
 
     async def _greet(self, vm: Vm, event: Event = "adopt") -> None:
         try:
-            await vm.begin(event, None, deadline_s=self.settings.clone_deadline_s)
+            await self._session(vm, event)
         except CopperError as error:
             log.warning("VM %s runs, but its agent does not answer: %s", vm.name, error)
+        else:
+            self._names.tell(vm.identity.cluster)  # it could not be told meanwhile
 
     async def _greet_in_turn(self, vm: Vm) -> None:
         async with self._waking:
@@ -194,12 +213,13 @@ class Vms:
         return task
 
     async def _clean(self, vm: Vm) -> None:
-        try:
-            await vm.machine.end()
-        except CopperError:
-            self._vms[vm.name] = vm  # it can be told to end again
-            raise
-        self._records.remove(vm.name)
+        with self._names.changing(vm.identity.cluster):
+            try:
+                await vm.machine.end()
+            except CopperError:
+                self._vms[vm.name] = vm  # it can be told to end again
+                raise
+            self._records.remove(vm.name)
 
     async def delete(self, name: str) -> None:
         """Ends a VM; its memory and its disk are free on return. None of this name: nothing to do."""
@@ -322,18 +342,6 @@ class Vms:
         image = await self.hypervisor.template(name)
         self.hypervisor.prepare(image.shape, image.needs, self.settings.standbys)
 
-    def refill(self) -> None:
-        """Tops up the standbys of each shape in use, when the machines that were just made have settled."""
-        if self._refilling is None or self._refilling.done():
-            self._refilling = asyncio.create_task(self._refill())
-
-    async def _refill(self) -> None:
-        await asyncio.sleep(REFILL_AFTER_S)
-        while self._starting:
-            await asyncio.wait(self._starting.values())
-        for shape, needs in {(vm.machine.shape, vm.machine.needs) for vm in self._vms.values()}:
-            self.hypervisor.prepare(shape, needs, self.settings.standbys)
-
     async def delete_image(self, name: str) -> None:
         """Deletes a stored image. Raises Conflict while a VM stands on it."""
         users = sorted(vm.name for vm in self._vms.values() if vm.template == name)
@@ -380,9 +388,7 @@ class Vms:
             task.cancel()
         going = (*self._starting.values(), *self._ending.values(), *greetings)
         await asyncio.gather(*going, return_exceptions=True)
-        if self._refilling is not None:
-            self._refilling.cancel()
-            await asyncio.gather(self._refilling, return_exceptions=True)
+        await self._refill.close()
         for vm in self._vms.values():
             self._records.write(vm.record())
             await vm.machine.leave()

@@ -164,7 +164,8 @@ class WholeClusters:
             reserved_bytes=was.reserved_bytes,
             limits=was.limits,
         )
-        return await self._vms.put(was.identity.name, order, (image, was.template))
+        source = (image, was.template, was.machine_id)
+        return await self._vms.put(was.identity.name, order, source)
 
     async def close(self) -> None:
         """Returns when what is under way is done: neither half is left to the next agent."""
@@ -178,4 +179,5 @@ def _suspended(vm: Vm) -> SuspendedVm:
         paused=vm.state == "paused",
         limits=vm.limits,
         reserved_bytes=vm.reserved_bytes,
+        machine_id=vm.machine_id,
     )

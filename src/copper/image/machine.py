@@ -14,6 +14,9 @@ from copper.model.errors import Damaged
 from copper.model.machine import Needs, Shape
 from copper.vmm.process import QemuProcess
 
+# of all that is kept with a device state, which fits the devices that it was saved of: 1 had no network card
+FORMAT = 2
+
 
 def node_of(disk: Path) -> str:
     """QEMU's name for a disk file: derived, so that a new host agent knows it too."""

@@ -19,13 +19,11 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from copper.image.layers import load_layer, write_layer
-from copper.image.machine import Image
+from copper.image.machine import FORMAT, Image
 from copper.model.errors import Conflict, Damaged, Foreign, NoRoom, NotFound
 from copper.model.machine import Needs, Record, Shape
 from copper.model.names import check_name
 from copper.model.settings import Settings
-
-FORMAT = 1
 
 
 class Manifest(Record):
@@ -86,10 +84,10 @@ class ImageStore:
         except (OSError, ValueError) as error:
             raise Damaged(f"the manifest of image {name} cannot be read: {error}") from None
         found = written.get("format") if isinstance(written, dict) else None
-        if isinstance(found, int) and found > FORMAT:
+        if isinstance(found, int) and found != FORMAT:
             raise Foreign(
                 f"image {name} has format {found}, this Copper reads {FORMAT}",
-                advice="use the Copper that made it, or build it again",
+                advice="use the Copper that made it, or build it again: copper image build --replace",
             )
         try:
             manifest = Manifest.model_validate(written)

@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError
 
 from copper.image.disks import check_room
 from copper.image.layers import Layer, close_all, load_layer
-from copper.image.machine import Image
+from copper.image.machine import FORMAT, Image
 from copper.image.store import ImageStore
 from copper.model.api import VmLimits
 from copper.model.errors import Conflict, Damaged, Foreign, NoRoom, NotFound
@@ -28,7 +28,6 @@ from copper.model.names import check_name
 from copper.model.settings import Settings
 from copper.vmm.layers import PAGE
 
-FORMAT = 1
 _CHUNK = 1 << 22
 _ZEROES = bytes(_CHUNK)
 
@@ -41,6 +40,7 @@ class SuspendedVm(Record):
     paused: bool = False
     limits: VmLimits = VmLimits()
     reserved_bytes: int = 0
+    machine_id: str = ""
 
 
 class StoredVm(Record):
@@ -129,7 +129,7 @@ class SuspendedStore:
         except (OSError, ValueError) as error:
             raise Damaged(f"{what} cannot be read: {error}") from None
         found = written.get("format") if isinstance(written, dict) else None
-        if isinstance(found, int) and found > FORMAT:
+        if isinstance(found, int) and found != FORMAT:
             raise Foreign(
                 f"suspended {cluster} has format {found}, this Copper reads {FORMAT}",
                 advice="use the Copper that suspended it",

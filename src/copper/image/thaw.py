@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from copper.image.disks import check_room, new_overlay
+from copper.image.layers import Layer
 from copper.image.machine import Image, Machine, node_of
 from copper.model.errors import Foreign
 from copper.model.machine import Needs
@@ -30,8 +32,8 @@ def check_needs(image: str, wanted: Needs, here: Needs) -> None:
             )
 
 
-async def thaw(image: Image, process: QemuProcess, settings: Settings) -> Machine:
-    """Makes a waiting QEMU the VM of this image, its processors stopped: `run` starts them.
+async def thaw(image: Image, process: QemuProcess, settings: Settings, tap: int) -> Machine:
+    """Makes a waiting QEMU the VM of this image, on this tap, its processors stopped: `run` starts them.
 
     Connect its port in between. Raises Damaged, NoRoom or CopperError; the process is then good for nothing, its caller
     ends it, and no disk is left.
@@ -46,7 +48,7 @@ async def thaw(image: Image, process: QemuProcess, settings: Settings) -> Machin
     try:
         # memory and disk are two threads of QEMU: neither waits for the other
         async with asyncio.TaskGroup() as both:
-            both.create_task(process.layers.lay([layer.fd for layer in layers], reset=True))
+            both.create_task(_put_memory(process, layers, tap))
             both.create_task(_put_disk(process, disk))
         state = os.memfd_create("copper-state", os.MFD_CLOEXEC)
         try:
@@ -63,6 +65,11 @@ async def thaw(image: Image, process: QemuProcess, settings: Settings) -> Machin
             raise error.exceptions[0] from error
         raise
     return machine
+
+
+async def _put_memory(process: QemuProcess, layers: Sequence[Layer], tap: int) -> None:
+    await process.layers.take_tap(tap)
+    await process.layers.lay([layer.fd for layer in layers], reset=True)
 
 
 async def _put_disk(process: QemuProcess, disk: Path) -> None:

@@ -51,6 +51,18 @@ def link_local_of(vmid: int) -> str:
     return str(ipaddress.IPv6Address(b"\xfe\x80" + bytes(6) + inner))
 
 
+def place_of(vmid: int, prefix: int) -> dict[str, str | int]:
+    """What a guest is told of its place on the network: `identity.net` (docs/reference/protocol.md)."""
+    return {
+        "device": DEVICE,
+        "mac": mac_of(vmid),
+        "address": ipv4_of(vmid),
+        "prefix": prefix,
+        "address6": ipv6_of(vmid),
+        "prefix6": PREFIX6,
+    }
+
+
 def prefix_for(vmids: Iterable[int]) -> int:
     """Bits of the smallest network that has an address for all of these, 24 at most."""
     # the last number of a network is its broadcast address

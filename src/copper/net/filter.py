@@ -7,12 +7,14 @@ many VMs at once and ahead of time, and no process is started for a clone.
 from __future__ import annotations
 
 import ipaddress
+import re
 import subprocess
 from collections.abc import Callable, Sequence
 
 from copper.model.errors import CopperError
 from copper.net.addresses import ipv4_of, ipv6_of, link_local_of, mac_of
 
+_TAP_NAME = re.compile(r"v(\d{1,8})")
 BURST = 1000  # frames to all, of one VM in a second: a flood of them would wake every other VM
 
 # An answer that says where an address is (ARP, neighbour advertisement) must be about the sender's own. Nobody is a
@@ -57,6 +59,12 @@ table bridge copper {{
 def tap_name(vmid: int) -> str:
     """Of a VM's tap in its virtual cluster's namespace."""
     return f"v{vmid}"
+
+
+def vmid_of(tap: str) -> int | None:
+    """Of a tap's name; None for another's."""
+    match = _TAP_NAME.fullmatch(tap)
+    return int(match[1]) if match else None
 
 
 def elements(vmids: Sequence[int]) -> str:

@@ -9,7 +9,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import re
 import struct
 import threading
 from pathlib import Path
@@ -24,7 +23,7 @@ from copper.net.addresses import (
     ipv6_of,
     mac_of,
 )
-from copper.net.filter import tap_name
+from copper.net.filter import tap_name, vmid_of
 from copper.net.netlink import Netlink
 
 BRIDGE = "copper"
@@ -34,7 +33,6 @@ _TUNSETIFF, _TUNSETVNETHDRSZ = 0x400454CA, 0x400454D8
 _TAP, _NO_PI, _VNET_HDR = 0x0002, 0x1000, 0x4000
 _VNET_HDR_BYTES = 12  # what QEMU and a guest of virtio 1.0 agree on
 _SYSCTL = Path("/proc/sys/net/ipv6/conf")
-_TAP_NAME = re.compile(r"v(\d{1,8})")
 
 
 def open_tap(name: str) -> int:
@@ -140,8 +138,8 @@ class PrivateNetwork:
 
     def taps(self) -> list[int]:
         """The vmids that have one."""
-        found = (_TAP_NAME.fullmatch(name) for name in self._socket.links())
-        return sorted(int(match[1]) for match in found if match)
+        vmids = map(vmid_of, self._socket.links())
+        return sorted(vmid for vmid in vmids if vmid is not None)
 
     def remove_tap(self, vmid: int) -> None:
         """None: nothing to do."""

@@ -20,7 +20,7 @@ from pathlib import Path
 from copper.model.errors import CopperError, NoRoom, TimedOut
 
 PAGE = 4096
-LAY, PRECOPY, SAVE, ABORT, STAT = 1, 2, 3, 4, 5
+LAY, PRECOPY, SAVE, ABORT, STAT, TAP = 1, 2, 3, 4, 5, 6
 RESET, SKIP_ZERO, FLATTEN, MAPPINGS = 1, 2, 4, 8
 MOST_FDS = 64
 MOST_EXTENTS = 8000  # of 24 bytes each, in one request's payload
@@ -94,6 +94,10 @@ class LayerControl:
     async def save(self, fd: int, *, flags: int, most_bytes: int) -> LayerReply:
         """Writes own pages into the layer and lays it under the VM. Raises NoRoom, nothing changed."""
         return await self._ask(SAVE, flags, fds=[fd], argument=most_bytes // PAGE)
+
+    async def take_tap(self, fd: int) -> None:
+        """Has this QEMU's network card on another tap from now on; before a guest runs."""
+        await self._ask(TAP, 0, fds=[fd])
 
     async def abort(self) -> None:
         await self._ask(ABORT, 0)

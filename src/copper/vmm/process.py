@@ -105,10 +105,11 @@ class QemuProcess:
 
     @classmethod
     async def start(
-        cls, settings: Settings, shape: Shape, needs: Needs, boot: Boot | None = None
+        cls, settings: Settings, shape: Shape, needs: Needs, tap: int, boot: Boot | None = None
     ) -> QemuProcess:
         """Starts a QEMU, its processors stopped: one that boots a kernel, or one that waits for a state.
 
+        `tap` is what its network card is on, until it is given another.
         Raises CopperError with QEMU's own words when it does not come up; nothing is left of it then.
         """
         folder = settings.run_dir / "q" / secrets.token_hex(6)
@@ -116,10 +117,10 @@ class QemuProcess:
         process = cls(folder, shape, needs)
         STARTING.add(process.unit)
         try:
-            process._spawn(settings, boot)
+            process._spawn(settings, tap, boot)
             await process._connect()
             if boot is None:
-                await process.monitor.enable_migration_events()
+                await process.monitor.await_state()
         except BaseException as error:
             said = process.stderr()
             await process.end()
@@ -149,7 +150,7 @@ class QemuProcess:
         await process._connect()
         return process
 
-    def _spawn(self, settings: Settings, boot: Boot | None) -> None:
+    def _spawn(self, settings: Settings, tap: int, boot: Boot | None) -> None:
         library = settings.native_dir / "libcopper-layers.so"
         if not library.exists():
             raise CopperError(
@@ -166,7 +167,7 @@ class QemuProcess:
             undo.callback(os.close, ram)
             os.ftruncate(ram, self.shape.memory_bytes)
             fds = {name: sock.fileno() for name, sock in listening.items()}
-            inherited = Inherited(fds["qmp"], fds["port"], fds["console"], ram)
+            inherited = Inherited(fds["qmp"], fds["port"], fds["console"], ram, tap)
             argv = command_line(
                 qemu, f"copper-{self.unit}", self.shape, self.needs, inherited, boot
             )
@@ -175,6 +176,7 @@ class QemuProcess:
                 "LD_PRELOAD": str(library),
                 "COPPER_LAYERS_RAM": str(ram),
                 "COPPER_LAYERS_LISTEN": str(fds["layers"]),
+                "COPPER_LAYERS_TAP": str(tap),
                 "MALLOC_ARENA_MAX": "1",
             }
             stderr = undo.enter_context((self.folder / "stderr").open("wb"))
@@ -185,7 +187,7 @@ class QemuProcess:
                 stderr=stderr,
                 env=environment,
                 cwd="/",
-                pass_fds=[*fds.values(), ram],
+                pass_fds=[*fds.values(), ram, tap],
                 start_new_session=True,
             )
         # reaped by _on_exit, by its pidfd; Popen shall not wait for it as well

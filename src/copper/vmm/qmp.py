@@ -97,10 +97,12 @@ class Monitor:
             file = backing.get(file)
         return found
 
-    async def enable_migration_events(self) -> None:
+    async def await_state(self) -> None:
+        """Says when a state is loaded, and has the network card say nothing then."""
         await self._execute(
             "migrate-set-capabilities", {"capabilities": [{"capability": "events", "state": True}]}
         )
+        await self._execute("migrate-set-parameters", {"announce-rounds": 0})
 
     async def lend(self, fd: int) -> int:
         """Gives QEMU a descriptor to open as `/dev/fdset/N`, in the mode that it has; returns N."""

@@ -6,7 +6,10 @@ the host sends is written as plain dictionaries by `pack`, since nobody has to d
 
 from __future__ import annotations
 
+import base64
 import json
+import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -16,6 +19,7 @@ from pydantic import Discriminator, Field, TypeAdapter, ValidationError
 from copper.wire import frames
 
 MESSAGE_MOST = 262_144  # bytes of JSON, over all its frames
+SEED_BYTES = 64
 WORKING_MOST_S = 3600.0  # that a guest's hooks may ask for
 
 Number = Annotated[int, Field(ge=0, le=0xFFFF_FFFF)]
@@ -148,6 +152,25 @@ def parse(text: bytes) -> FromGuest | None:
         if error.errors(include_url=False)[0]["type"] == "union_tag_invalid":
             return None
         raise ValueError(str(error)) from None
+
+
+def session(
+    number: int, identity: Mapping[str, Any], event: str, call: int | None, hosts: str
+) -> dict[str, Any]:
+    """The message that begins a session, with the time and randomness of now."""
+    message: dict[str, Any] = {
+        "type": "session",
+        "session": number,
+        "identity": dict(identity),
+        "realtime_ns": time.time_ns(),
+        "seed": base64.b64encode(os.urandom(SEED_BYTES)).decode(),
+        "event": event,
+    }
+    if call is not None:
+        message["call"] = call
+    if hosts:
+        message["hosts"] = hosts
+    return message
 
 
 def pack(session: int, message: Mapping[str, Any]) -> bytes:
