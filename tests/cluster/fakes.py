@@ -27,6 +27,7 @@ from copper.model.api import (
 from copper.model.audit import Inventory
 from copper.model.errors import Conflict, CopperError, NotFound
 from copper.model.machine import Needs, Shape
+from copper.model.networks import Exposure
 from copper.store.contract import Store
 from copper.store.memory import MemoryStore
 
@@ -56,6 +57,7 @@ class FakeHost:
         self.stored: dict[str, dict[str, ThawOrder]] = {}
         self.limits: dict[str, VmLimits] = {}
         self.running: dict[str, ThawOrder] = {}
+        self.exposed: dict[str, Exposure] = {}  # what is in force, by VM
         self.frozen: set[str] = set()
         self.prepared: list[int] = []
         self.fail: set[str] = set()
@@ -152,6 +154,7 @@ class FakeHost:
             disks=2,
             ready_ms=1,
             last_pause_ms=None,
+            exposure=self.exposed.get(order.identity.name),
         )
 
     async def thaw(self, order: ThawOrder) -> VmStatus:
@@ -163,6 +166,9 @@ class FakeHost:
         self._check("thaw")
         self._check(f"thaw {order.identity.name}")
         self.running[order.identity.name] = order
+        self.exposed.pop(order.identity.name, None)
+        if order.exposure is not None:
+            self.exposed[order.identity.name] = order.exposure
         self._answer("thaw")
         return self._status(order)
 
@@ -170,6 +176,7 @@ class FakeHost:
         self._check("end")
         self._check(f"end {name}")
         self.running.pop(name, None)
+        self.exposed.pop(name, None)
         self.paused.discard(name)
         self._answer("end")
 
@@ -211,6 +218,16 @@ class FakeHost:
         self.limits[name] = limits
         self._answer("limit")
 
+    async def expose(self, name: str, exposure: Exposure) -> None:
+        self._check("expose")
+        self._check(f"expose {name}")
+        if name not in self.running:
+            raise NotFound(f"there is no VM {name}")
+        self.exposed.pop(name, None)
+        if not exposure.is_private:
+            self.exposed[name] = exposure
+        self._answer("expose")
+
     async def suspend(self, cluster: str, vms: list[str]) -> None:
         self._check("suspend")
         stored = self.stored.get(cluster)
@@ -218,6 +235,7 @@ class FakeHost:
             if gone := [name for name in vms if name not in self.running]:
                 raise NotFound(f"there is no VM {gone[0]}")
             self.stored[cluster] = {name: self.running.pop(name) for name in vms}
+            self.exposed = {vm: it for vm, it in self.exposed.items() if vm in self.running}
         elif not set(vms) <= stored.keys():
             raise Conflict(f"virtual cluster {cluster} is suspended, with other VMs")
         self._answer("suspend")

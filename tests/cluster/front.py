@@ -18,6 +18,11 @@ from copper.controller.accounts_api import routes as usage_routes
 from copper.controller.api import Front, install
 from copper.controller.api.core import Progress
 from copper.controller.book import Book, now
+from copper.controller.capacity import Capacity
+from copper.controller.exposures import Exposures
+from copper.controller.hosts import Hosts
+from copper.controller.leases import Leases
+from copper.controller.networks import Networks
 from copper.controller.rows import ClusterRow, cluster_key, ticket_key, vm_key
 from copper.model.api import (
     Cluster,
@@ -75,6 +80,9 @@ class FakeCore:
         self.broken: BaseException | None = None
         self.undone: list[str] = []
         self.calls = self
+        hosts, leases = Hosts(Capacity()), Leases(book)
+        self.networks = Networks(book, hosts, leases)
+        self.exposures = Exposures(book, hosts, leases)
 
     async def answer(self, call: GuestCall) -> dict[str, Any]:
         return {"vm": self.book.vm(call.vm).name}

@@ -20,6 +20,8 @@ import dns.rcode
 
 WAIT_S = 60.0  # a machine under load starts a process as slowly as it likes
 ANSWER_S = 5.0
+# out of ranges that are nobody's (RFC 2544, RFC 3849)
+NETWORK, POOL = "public", ("198.18.0.0/15", "2001:db8::/64")
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,9 @@ class NamedCopper:
     def up(self) -> tuple[int, int]:
         """Starts it; its process, and the port of its names."""
         said = self.run("copper", "up", "--fake")
+        if NETWORK not in self.run("copper", "network", "list", "--format", "name").split():
+            pools = [word for pool in POOL for word in ("--pool", pool)]
+            self.run("copper", "network", "create", NETWORK, *pools)
         return int(said.split("process ")[1].split(",")[0]), self.port(said)
 
     @staticmethod
@@ -66,7 +71,7 @@ def named_copper(**settings: str) -> Iterator[NamedCopper]:
             "COPPER_STATE_DIR": f"{folder}/state",
             "COPPER_NATIVE_DIR": f"{folder}/nothing-is-built",
             "COPPER_QEMU": "no-such-qemu",
-            "COPPER_FAKE_PUBLIC": "1",
+            "COPPER_NETWORKS": NETWORK,
             "COPPER_DNS": "127.0.0.1:0",
             **settings,
         }

@@ -18,6 +18,7 @@ import pytest
 from copper.client import Client
 from copper.model.settings import from_environment
 from tests.cluster.names import (
+    NETWORK,
     NamedCopper,
     ask,
     dig,
@@ -59,7 +60,7 @@ def ended(pid: int) -> None:
 
 
 def fork(copper: NamedCopper, cluster: str, clones: int) -> None:
-    copper.run("gc-vc", "create", cluster, "--image", "micro")
+    copper.run("gc-vc", "create", cluster, "--image", "micro", "--network", NETWORK)
     copper.run("gc-vc", "boot", cluster)
     copper.run("gc-vm", "exec", f"{cluster}-0", "--", "gc", "clone", str(clones))
 

@@ -30,11 +30,14 @@ from copper.bench.place import Place, processor_seconds
 from copper.bench.progress import Progress
 from copper.dns.options import Address, bound
 from copper.model.errors import BadInput, CopperError, TimedOut
+from copper.model.networks import Attachment
 from copper.model.settings import Settings, from_environment
 
 ROUNDS = 10
 SECONDS = 3.0  # of each kind in each round
 CLUSTER, IMAGE = "bench", "micro"
+# out of ranges that are nobody's (RFC 2544, RFC 3849)
+NETWORK, POOL = "public", ["198.18.0.0/15", "2001:db8::/64"]
 READY_S = 30.0
 NXDOMAIN = 3
 
@@ -62,7 +65,7 @@ def main(
     keep = place.keep_folder(settings)
     results = Results(parts, {"seconds": seconds, "rounds": rounds, "vms": vms})
     results.machine = machine.names_facts()
-    settings = dataclasses.replace(settings, fake=True, fake_public=True, dns="off")
+    settings = dataclasses.replace(settings, fake=True, networks=(NETWORK,), dns="off")
     progress = Progress(rounds)
     try:
         with ended_in_order(), place.run_folders(keep) as (folder, sockets):
@@ -105,7 +108,8 @@ class Run:
 
     def populate(self) -> None:
         """The VMs that are asked for."""
-        self._where.client.create(CLUSTER, IMAGE)
+        self._where.client.create_network(NETWORK, POOL)
+        self._where.client.create(CLUSTER, IMAGE, networks=[Attachment(name=NETWORK)])
         master = self._where.client.boot(CLUSTER)
         if self._vms > 1:
             self._where.client.clone_vm(master.name, count=self._vms - 1)
@@ -224,7 +228,7 @@ class Run:
     def change(self) -> None:
         """A virtual cluster is forked and one of its VMs ended, while its names are asked for without a pause."""
         client, name = self._where.client, "change"
-        client.create(name, IMAGE)
+        client.create(name, IMAGE, networks=[Attachment(name=NETWORK)])
         master = client.boot(name)
         told: dict[tuple[str, str], float] = {}  # VM and state: when the API's event came
         with client.raw.events(name) as events:

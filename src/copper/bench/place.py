@@ -222,7 +222,7 @@ def start(
         "COPPER_ACCEL": settings.accel,
         "COPPER_STANDBYS": str(settings.standbys),
         "COPPER_FAKE": "1" if settings.fake else "0",
-        "COPPER_FAKE_PUBLIC": "1" if settings.fake_public else "0",
+        "COPPER_NETWORKS": ",".join(settings.networks),
         "COPPER_DNS": settings.dns,
         "COPPER_CPU_RATIO": "1000",  # what is measured is the fork, not the refusal
         "COPPER_READY_FD": str(say),

@@ -115,6 +115,38 @@ class Duration(click.ParamType[float]):
         )
 
 
+class PortPair(click.ParamType[tuple[int, int]]):
+    """A host's port and a VM's, `8080:80`."""
+
+    name = "ports"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        found = re.fullmatch(r"(\d{1,5}):(\d{1,5})", str(value), re.ASCII)
+        if found and all(1 <= int(port) <= 65535 for port in found.groups()):
+            return int(found[1]), int(found[2])
+        raise BadInput(
+            f"ports {str(value)[:40]!r}", advice="expected HOSTPORT:PORT, such as 8080:80"
+        )
+
+
+class Attached(click.ParamType[dict[str, Any]]):
+    """A public network, and whether it is for the master alone: `NAME` or `NAME,master-only`."""
+
+    name = "network"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> dict[str, Any]:
+        network, comma, only = str(value).partition(",")
+        if comma and only != "master-only":
+            raise BadInput(
+                f"--network {str(value)[:60]!r}", advice="expected NAME or NAME,master-only"
+            )
+        return {"name": check_name(network, "network"), "master_only": bool(comma)}
+
+
 class Moment(click.ParamType[float]):
     """A moment as seconds since 1970: written as a date, with a time or not, or as a span ago."""
 
@@ -163,6 +195,7 @@ CLONES = Number("n", 1, 1024)
 
 cluster_argument = click.argument("name", type=CLUSTER)
 vm_argument = click.argument("vm", type=VM)
+network_argument = click.argument("name", type=Name("network"))
 user_argument = click.argument("name", type=USER)
 memory_option = click.option("--memory", "memory_mib", type=MEMORY, help="Memory of each VM, MiB.")
 cpus_option = click.option("--cpus", type=CPUS, help="Processors of each VM.")

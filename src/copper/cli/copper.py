@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 import copper
-from copper.cli import image, operation, ticket, token, user
+from copper.cli import image, network, operation, ticket, token, user
 from copper.cli.audit import audit
 from copper.cli.bench import bench
 from copper.cli.demo import demo
@@ -29,7 +29,7 @@ def group() -> None:
 
 for verb in (
     *(up, down, doctor, image.group, demo, bench),
-    *(whoami, user.group, token.group, operation.group, ticket.group, events, audit),
+    *(whoami, user.group, token.group, network.group, operation.group, ticket.group, events, audit),
     dns,
 ):
     group.add_command(verb)

@@ -90,7 +90,9 @@ def _plain(rows: list[Row], columns: list[Column], form: str, body: object, name
 
 
 def _cell(value: Any) -> Any:
-    """A list as its words: CSV has no lists."""
+    """A list as its words, or as JSON where it has more than words: CSV has no lists."""
+    if isinstance(value, list) and any(isinstance(one, dict) for one in value):
+        return json.dumps(value, ensure_ascii=False)
     return " ".join(map(str, value)) if isinstance(value, list) else value
 
 

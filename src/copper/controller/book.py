@@ -35,6 +35,7 @@ class Book:
         self._watchers: list[Seen] = []
         self._open = False
         self._timed: Callable[[float], None] = lambda seconds: None
+        self._settled: list[Callable[[Iterable[str]], None]] = []
 
     async def open(self) -> None:
         """Reads all that the store has; once."""
@@ -57,6 +58,10 @@ class Book:
     def on_commit(self, timed: Callable[[float], None]) -> None:
         """Calls `timed` with the seconds that each durable write took."""
         self._timed = timed
+
+    def on_settled(self, settled: Callable[[Iterable[str]], None]) -> None:
+        """Calls `settled` with the keys of each write that has been done or taken back."""
+        self._settled.append(settled)
 
     def find(self, key: str, kind: type[R]) -> R | None:
         """The record of a key, or None."""
@@ -177,6 +182,8 @@ class Book:
         finally:
             for key in {*revisions, *old}:
                 del self._writing[key]
+            for settled in self._settled:
+                settled(old)
         self._timed(time.monotonic() - began)
         for key in put:
             self._revisions[key] = revision

@@ -17,11 +17,14 @@ from copper.controller.calls import Calls
 from copper.controller.capacity import Capacity
 from copper.controller.clusters import Clusters, Progress, no_progress
 from copper.controller.endings import Endings
+from copper.controller.exposures import Exposures
 from copper.controller.forks import Forks
 from copper.controller.hosts import Hosts
 from copper.controller.joins import Joins, Results
 from copper.controller.learning import Learning
+from copper.controller.leases import Leases
 from copper.controller.metrics import Metrics
+from copper.controller.networks import Networks
 from copper.controller.recovery import Recovery
 from copper.controller.rows import ClusterRow
 from copper.controller.tickets import Tickets
@@ -56,14 +59,35 @@ class Core:
         self.hosts = Hosts(self.capacity, report_s)
         self.learning = Learning(self.book)
         self.accounts = Accounts(self.book, report_s)
-        self.tickets = Tickets(self.book, self.hosts, self._expected, ticket_expires_s)
+        self.leases = Leases(self.book)
+        self.networks = Networks(self.book, self.hosts, self.leases)
+        self.exposures = Exposures(self.book, self.hosts, self.leases)
+        self.tickets = Tickets(self.book, self.hosts, self.leases, self._expected, ticket_expires_s)
         self.results = Results(self.book)
         self.barriers = Barriers(self.book, lambda vm, ticket: bool(self.results.of(vm, ticket)))
-        self.endings = Endings(self.book, self.hosts, self.tickets, self.results)
-        self.placed = Clusters(self.book, self.hosts, self.tickets, self.endings)
-        self.forks = Forks(self.book, self.hosts, self.tickets, self.placed, self.endings)
-        self.whole = Whole(self.book, self.hosts, self.endings, self.forks)
-        self.recovery = Recovery(self.book, self.hosts, self.tickets, self.endings, self.whole)
+        self.endings = Endings(self.book, self.hosts, self.tickets, self.results, self.leases)
+        self.placed = Clusters(
+            self.book,
+            self.hosts,
+            self.tickets,
+            self.endings,
+            self.leases,
+            self.networks,
+            self.exposures,
+        )
+        self.forks = Forks(
+            self.book,
+            self.hosts,
+            self.tickets,
+            self.placed,
+            self.endings,
+            self.leases,
+            self.exposures,
+        )
+        self.whole = Whole(self.book, self.hosts, self.endings, self.forks, self.exposures)
+        self.recovery = Recovery(
+            self.book, self.hosts, self.tickets, self.endings, self.whole, self.exposures
+        )
         self.joins = Joins(self.book, self.results, self._end_clone)
         self.calls = Calls(self.book, self.hosts, self)
         self.metrics = Metrics(

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from copper.controller.book import Book
 from copper.controller.hosts import Hosts
 from copper.controller.joins import Results
+from copper.controller.leases import Leases
 from copper.controller.rows import HELD, LIVE, vm_key
 from copper.controller.tickets import Tickets
 from copper.model.api import Vm, VmEnded
@@ -23,11 +24,14 @@ log = logging.getLogger(__name__)
 class Endings:
     """Ends VMs of one virtual cluster at a time."""
 
-    def __init__(self, book: Book, hosts: Hosts, tickets: Tickets, results: Results) -> None:
+    def __init__(
+        self, book: Book, hosts: Hosts, tickets: Tickets, results: Results, leases: Leases
+    ) -> None:
         self._book = book
         self._hosts = hosts
         self._tickets = tickets
         self._results = results
+        self._leases = leases
         self._told: dict[str, asyncio.Task[None]] = {}  # VMs that hosts are ending right now
 
     async def undo(self, vms: Sequence[Vm], restore: Mapping[str, Ticket] = {}) -> None:
@@ -73,7 +77,8 @@ class Endings:
         rows = self._rows(vms)
         vms = [vm for vm, row in rows if row is None or _same(row, vm)]
         put: dict[str, Record] = {}
-        delete = [vm_key(vm.name) for vm in vms if vm.name not in failures]
+        ended = [vm for vm in vms if vm.name not in failures]
+        delete = [vm_key(vm.name) for vm in ended] + self._leases.gone_with(ended)
         for vm, row in rows:
             if vm.name in failures and row is not None and _same(row, vm) and row.state in LIVE:
                 put[vm_key(vm.name)] = _ending(row)
@@ -135,9 +140,10 @@ class Endings:
         vm = self._book.find(key, Vm)
         if vm is None or vm.state not in ("running", "paused"):
             return
-        dead = vm.model_copy(update={"state": "dead", "reason": ended.reason})
+        # its addresses may be another's from now on
+        dead = vm.model_copy(update={"state": "dead", "reason": ended.reason, "public": []})
         left, gone = self._results.at_end([vm])
-        gone += self._tickets.gone_with([vm])
+        gone += self._tickets.gone_with([vm]) + self._leases.gone_with([vm])
         await self._book.commit(expect={key: vm}, put={key: dead, **left}, delete=gone)
 
 

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from copper.controller.book import Book
 from copper.controller.clusters import Clusters, Progress, no_progress
 from copper.controller.endings import Endings
+from copper.controller.exposures import Exposures
 from copper.controller.hosts import Hosts
+from copper.controller.leases import Leases
 from copper.controller.rows import cluster_key, ticket_key, vm_key
 from copper.controller.tickets import Tickets
 from copper.model.api import Frozen, Vm, VmStatus
@@ -33,13 +35,22 @@ class Forks:
     """Clone calls, and those that are under way."""
 
     def __init__(
-        self, book: Book, hosts: Hosts, tickets: Tickets, clusters: Clusters, endings: Endings
+        self,
+        book: Book,
+        hosts: Hosts,
+        tickets: Tickets,
+        clusters: Clusters,
+        endings: Endings,
+        leases: Leases,
+        exposures: Exposures,
     ) -> None:
         self._book = book
         self._hosts = hosts
         self._tickets = tickets
         self._clusters = clusters
         self._endings = endings
+        self._leases = leases
+        self._exposures = exposures
         # those that are changed as a whole, and until when: not to be forked meanwhile
         self.closed: dict[str, asyncio.Event] = {}
         self._under_way: dict[str, set[asyncio.Task[list[Vm]]]] = collections.defaultdict(set)
@@ -103,11 +114,11 @@ class Forks:
             count = self._tickets.to_use(caller, ticket_id).vms
         else:
             check_count(count)
-            if self._tickets.ahead():
+            if self._tickets.ahead(row):
                 raise NoRoom(f"no room for {count} clones: others wait for room before this one")
             await self._clusters.look_again(row, count, caller.host)
             # asked before anything is frozen: a refusal costs the caller no pause
-            self._tickets.places(self._book.cluster(caller.cluster), count, count, caller.host)
+            self._tickets.fits.places(self._book.cluster(caller.cluster), count, count, caller.host)
         await step("clone.checked")
         # names are written down while the caller is frozen: neither needs the other
         host = self._hosts.get(caller.host)
@@ -121,7 +132,7 @@ class Forks:
             await step("clone.prepared")
             plan = await planned
             vmids = [vm.vmid for vm in plan.clones]
-            done = 0
+            done, ordered = 0, {}
             progress(0, count)
 
             def one_more(_: object) -> None:
@@ -138,6 +149,7 @@ class Forks:
                         "source": "" if vm.host == caller.host else caller.host,
                     }
                 )
+                ordered[vm.name] = order.exposure
                 thaw = asyncio.create_task(self._hosts.get(vm.host).thaw(order))
                 thaw.add_done_callback(one_more)
                 thaws.append(thaw)
@@ -148,6 +160,7 @@ class Forks:
             limits = self._book.cluster(row.name).vm_limits
             if limits != row.vm_limits:  # changed since they were ordered
                 await self._clusters.hold(clones, limits)
+            await self._exposures.follow(clones, ordered)
             await step("clone.written")
             return clones
         except BaseException:
@@ -176,19 +189,20 @@ class Forks:
             assert before is not None
             ticket = before.model_copy(update={"status": "used", "expires_at": None})
         else:
-            places, reserved = self._tickets.places(row, count, count, caller.host)
+            places, reserved = self._tickets.fits.places(row, count, count, caller.host)
             ticket = self._tickets.new(caller, places, row.shape.cpus, reserved, "used")
             before = None
         lineage = [*caller.lineage, caller.vmid]
         hosts = [host for host, vms in ticket.places.items() for _ in range(vms)]
-        clones = [
+        bare = [
             self._clusters.new_vm(
                 row, row.next_vmid + i, row.next_generation, caller.vmid, host, ticket.vm_bytes
             ).model_copy(update={"ticket": ticket.id, "lineage": lineage})
             for i, host in enumerate(hosts)
         ]
-        if not clones:
+        if not bare:
             raise BadInput(f"clone: ticket {ticket.id} holds no VMs")
+        clones, leases = self._leases.give(row, bare)
         updated = row.model_copy(
             update={
                 "next_vmid": row.next_vmid + len(clones),
@@ -196,11 +210,16 @@ class Forks:
             }
         )
         written = self._book.submit(
-            expect={cluster_key(row.name): row, ticket_key(ticket.id): before},
+            expect={
+                cluster_key(row.name): row,
+                ticket_key(ticket.id): before,
+                **dict.fromkeys(leases),
+            },
             put={
                 **{vm_key(vm.name): vm for vm in clones},
                 cluster_key(row.name): updated,
                 ticket_key(ticket.id): ticket,
+                **leases,
             },
         )
         await step("clone.reserved")

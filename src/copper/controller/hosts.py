@@ -22,6 +22,7 @@ from copper.model.api import (
 )
 from copper.model.audit import Inventory
 from copper.model.errors import CopperError, NotFound
+from copper.model.networks import Exposure
 from copper.wire.http import Peer
 
 MOST_FOR_REPORTS = 0.15  # of a processor
@@ -54,6 +55,10 @@ class Host(Protocol):
     async def pause(self, name: str) -> None: ...
     async def unpause(self, name: str) -> None: ...
     async def limit(self, name: str, limits: VmLimits) -> None: ...
+    async def expose(self, name: str, exposure: Exposure) -> None:
+        """How the world reaches a VM from now on, and what of it the VM reaches. Raises Refused."""
+        ...
+
     async def suspend(self, cluster: str, vms: list[str]) -> None: ...
     async def resume(self, cluster: str) -> None: ...
     async def discard(self, cluster: str) -> None:
@@ -119,6 +124,9 @@ class HttpHost:
 
     async def limit(self, name: str, limits: VmLimits) -> None:
         await self._ask("PUT", f"/vms/{name}/limits", limits)
+
+    async def expose(self, name: str, exposure: Exposure) -> None:
+        await self._ask("PUT", f"/vms/{name}/exposure", exposure)
 
     async def suspend(self, cluster: str, vms: list[str]) -> None:
         await self._ask("POST", f"/clusters/{cluster}/suspend", {"vms": vms}, timeout_s=3600)

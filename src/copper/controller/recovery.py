@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from copper.controller.book import Book
 from copper.controller.endings import Endings
+from copper.controller.exposures import Exposures
 from copper.controller.hosts import Hosts
 from copper.controller.rows import LIVE, ticket_key, vm_key
 from copper.controller.tickets import Tickets
@@ -23,13 +24,20 @@ class Recovery:
     """Compares rows with hosts. Losing contact with a host destroys nothing."""
 
     def __init__(
-        self, book: Book, hosts: Hosts, tickets: Tickets, endings: Endings, whole: Whole
+        self,
+        book: Book,
+        hosts: Hosts,
+        tickets: Tickets,
+        endings: Endings,
+        whole: Whole,
+        exposures: Exposures,
     ) -> None:
         self._book = book
         self._hosts = hosts
         self._tickets = tickets
         self._endings = endings
         self._whole = whole
+        self._exposures = exposures
         self._again: dict[str, asyncio.Task[None]] = {}
         hosts.on_report(self._reported)
 
@@ -87,6 +95,7 @@ class Recovery:
             if vm.state not in ("running", "paused") or self._busy(vm):
                 continue
             if vm.name in there:
+                await self._exposures.compare(vm, there[vm.name].exposure)
                 await self._follow(vm, there[vm.name])
             elif vm.name in stored.get(vm.cluster, []):
                 unlike.add(vm.cluster)

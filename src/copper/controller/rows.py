@@ -11,6 +11,7 @@ from pydantic import Field
 
 from copper.model.api import Limits, MemoryClass, Requirements, Strategy, Vm, VmLimits
 from copper.model.machine import Record, Shape
+from copper.model.networks import Attachment, Forward, Lease, Mode
 from copper.model.operations import Operation
 from copper.model.tickets import Ticket
 from copper.model.usage import Usage
@@ -38,6 +39,8 @@ class ClusterRow(Record):
     requires: Requirements = Requirements()
     limits: Limits = Limits()
     vm_limits: VmLimits = VmLimits()
+    networks: list[Attachment] = Field(default=[])
+    egress: str = "none"
     intent: Literal["", "suspend", "resume"] = Field(
         default="", description="what was begun with the whole of it, to be finished after a crash"
     )
@@ -84,6 +87,16 @@ class Counted(Record):
     )
 
 
+class NetworkRow(Record):
+    """A public network as it is written down. It stays as it was made."""
+
+    name: str
+    pool: list[str]
+    mode: Mode
+    bridge: str = ""
+    created: float
+
+
 class Joined(Record):
     """How a clone ended, kept for the VM that cloned it until that has collected it."""
 
@@ -96,8 +109,12 @@ class Joined(Record):
     ended: float
 
 
+# networks before the leases of them, for those who follow
 TABLES: dict[str, type[Record]] = {
+    "networks": NetworkRow,
+    "leases": Lease,
     "clusters": ClusterRow,
+    "forwards": Forward,
     "vms": Vm,
     "tickets": Ticket,
     "users": User,
@@ -121,6 +138,20 @@ def vm_key(name: str) -> str:
 
 def ticket_key(ticket: str) -> str:
     return f"tickets/{ticket}"
+
+
+def network_key(name: str) -> str:
+    return f"networks/{name}"
+
+
+def lease_key(address: str) -> str:
+    """Whatever its network is called: no two pools have addresses in common."""
+    return f"leases/{address}"
+
+
+def forward_key(protocol: str, host_port: int) -> str:
+    """A VM may be on any host, so a port is given once for all of them."""
+    return f"forwards/{protocol}/{host_port}"
 
 
 def user_key(name: str) -> str:

@@ -14,6 +14,17 @@ class OverLimit(NoRoom):
     """A user's quota, or a virtual cluster's limits, allow no more."""
 
 
+class NoAddress(NoRoom):
+    """A public network has fewer addresses left than are wanted."""
+
+    def __init__(self, network: str, left: int, wanted: int, why: str = "") -> None:
+        text = f"network {network} has {left} addresses left, not {wanted}"
+        super().__init__(
+            f"{text}: {why}" if why else text, advice="end VMs that have some, or ask for fewer"
+        )
+        self.network = network
+
+
 def since_boot() -> float:
     """Seconds that no setting of the clock changes; they go on while the host sleeps."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -6,26 +6,24 @@ import asyncio
 import dataclasses
 import logging
 import uuid
-from collections.abc import Callable
+from collections.abc import Iterable
 
 from copper.controller.book import Book, now
-from copper.controller.capacity import Capacity, left_of
+from copper.controller.capacity import Capacity
+from copper.controller.fits import Expected, Fits
 from copper.controller.hosts import Hosts
+from copper.controller.leases import Leases, wanted
 from copper.controller.line import Line, Waiting
-from copper.controller.placement import Room, Wish, ever, place
-from copper.controller.rows import LIVE, ClusterRow, cluster_key, ticket_key, user_key, vm_key
-from copper.controller.terms import OverLimit, boot_id, check_request, since_boot
+from copper.controller.rows import LIVE, ClusterRow, cluster_key, ticket_key, vm_key
+from copper.controller.terms import NoAddress, OverLimit, boot_id, check_request, since_boot
 from copper.model.api import HostReport, Vm
 from copper.model.errors import BadInput, Conflict, CopperError, NoRoom, NotFound
 from copper.model.machine import Record
 from copper.model.tickets import Ticket, TicketRequest
-from copper.model.users import Quota, User
 from copper.store.contract import Changed
 from copper.wire.steps import step
 
 log = logging.getLogger(__name__)
-
-Expected = Callable[[ClusterRow], int]  # bytes to reserve for one more clone
 
 LOOK_AGAIN_S = 1.0  # how often it is looked which tickets' time is over
 
@@ -46,69 +44,32 @@ class Tickets:
     """What is promised to whom."""
 
     def __init__(
-        self, book: Book, hosts: Hosts, expected: Expected, expires_s: float = 300.0
+        self,
+        book: Book,
+        hosts: Hosts,
+        leases: Leases,
+        expected: Expected,
+        expires_s: float = 300.0,
     ) -> None:
         self._book = book
         self._hosts = hosts
+        self._leases = leases
         self._capacity: Capacity = hosts.capacity
-        self._expected = expected
+        self.fits = Fits(book, hosts.capacity, leases, expected)
         self._expires_s = expires_s
         self._boot_id = boot_id()
         self._line: Line[_Asked] = Line()
         self._tasks: set[asyncio.Task[None]] = set()
         self._serving = False
+        self._awaited: set[str] = set()  # networks that somebody further ahead waits for
         book.on_change(self._seen)
+        book.on_settled(self._settled)
         hosts.on_report(self._reported)
 
     @property
     def waiting(self) -> int:
         """How many requests wait for room."""
         return len(self._line)
-
-    # what fits
-
-    def places(
-        self, row: ClusterRow, vms: int, least: int, near: str
-    ) -> tuple[dict[str, int], int]:
-        """Where so many VMs of a virtual cluster would go now, and the bytes to reserve for each.
-
-        Raises NoRoom; quotas and limits count as room.
-        """
-        reserved = self._expected(row)
-        cpus = row.shape.cpus
-        allowed, why = self._allowed(row, cpus, reserved)
-        if allowed is not None and allowed < least:
-            raise OverLimit(why)
-        most = vms if allowed is None else min(vms, allowed)
-        return place(self._rooms(near), self._wish(row, most, least, near)), reserved
-
-    def _wish(self, row: ClusterRow, vms: int, least: int, near: str) -> Wish:
-        return Wish(
-            vms=vms,
-            least=least,
-            cpus=row.shape.cpus,
-            memory=self._expected(row),
-            strategy=row.placement,
-            near=near,
-            requires=row.requires,
-        )
-
-    def _rooms(self, near: str) -> list[Room]:
-        one = self._capacity.room(near) if near else None
-        # a fork stays where its parent is unless another host can fetch its image
-        return [one] if one is not None and not one.facts.fetches else self._capacity.rooms()
-
-    def _allowed(self, row: ClusterRow, cpus: int, reserved: int) -> tuple[int | None, str]:
-        user = self._book.find(user_key(row.owner), User)
-        quota = user.quota if user is not None else Quota()
-        of_user = left_of(self._capacity.owners[row.owner], quota, cpus, reserved)
-        of_cluster = left_of(self._capacity.clusters[row.name], row.limits, cpus, reserved)
-        if of_cluster is not None and (of_user is None or of_cluster <= of_user):
-            return (
-                of_cluster,
-                f"virtual cluster {row.name} may have {of_cluster} more VMs by its limits",
-            )
-        return of_user, f"user {row.owner} may have {of_user} more VMs by their quota"
 
     # asking
 
@@ -172,9 +133,13 @@ class Tickets:
             return NoRoom(f"request-ticket: {error.message}", advice=error.advice)
         return NoRoom("request-ticket: others wait for room before this one")
 
-    def ahead(self) -> bool:
-        """Whether somebody waits for what others have: who asks without waiting does not pass them."""
-        return any(not self._steps_aside(one) for one in self._line.order({}))
+    def ahead(self, row: ClusterRow) -> bool:
+        """Whether somebody waits for what this virtual cluster wants: who asks without waiting does not pass them."""
+        networks = wanted(row, master=False)
+        return any(
+            not self._steps_aside(one) or self._waits_for(one) in networks
+            for one in self._line.order({})
+        )
 
     # granting
 
@@ -187,6 +152,11 @@ class Tickets:
         if len(self._line):
             self._serve_soon()
 
+    def _settled(self, keys: Iterable[str]) -> None:
+        # an address is free when it is written that it was given back
+        if len(self._line) and any(key.startswith("leases/") for key in keys):
+            self._serve_soon()
+
     def _serve_soon(self) -> None:
         asyncio.get_running_loop().call_soon(self._serve)
 
@@ -194,6 +164,7 @@ class Tickets:
         if self._serving:
             return
         self._serving = True
+        self._awaited.clear()
         try:
             self._line.serve(
                 lambda: {name: held.cpus for name, held in self._capacity.owners.items()},
@@ -208,9 +179,13 @@ class Tickets:
         try:
             self._check_runs(asked.vm)
             row = self._book.cluster(asked.vm.cluster)
-            places, reserved = self.places(row, asked.vms, asked.least, asked.vm.host)
+            for network in self._awaited.intersection(wanted(row, master=False)):
+                raise NoAddress(network, 0, asked.least, "others wait for them before this one")
+            places, reserved = self.fits.places(row, asked.vms, asked.least, asked.vm.host)
         except NoRoom as error:
             asked.refused = error
+            if awaited := self._waits_for(one):
+                self._awaited.add(awaited)
             return False
         except CopperError as error:
             asked.answer.set_exception(error)  # it has ended while it waited
@@ -223,10 +198,18 @@ class Tickets:
     def _steps_aside(self, one: Waiting[_Asked]) -> bool:
         asked = one.request
         row = self._book.find(cluster_key(asked.vm.cluster), ClusterRow)
-        if row is None or isinstance(asked.refused, OverLimit):
+        # who waits for addresses holds back those only who want some of the same network
+        if row is None or isinstance(asked.refused, OverLimit | NoAddress):
             return True
-        near = asked.vm.host
-        return ever(self._rooms(near), self._wish(row, asked.vms, asked.least, near)) < asked.least
+        return not self.fits.ever(row, asked.vms, asked.least, asked.vm.host)
+
+    def _waits_for(self, one: Waiting[_Asked]) -> str:
+        """The network whose addresses a request waits for, and could have some day; empty: none."""
+        refused = one.request.refused
+        if isinstance(refused, NoAddress):
+            enough = self._leases.size(refused.network) >= one.request.least
+            return refused.network if enough else ""
+        return ""
 
     def new(
         self,
@@ -239,6 +222,7 @@ class Tickets:
     ) -> Ticket:
         """A ticket that `vm` holds, for so many VMs as are placed."""
         vms = sum(places.values())
+        row = self._book.cluster(vm.cluster)
         return Ticket.model_validate(
             {
                 "id": str(uuid.uuid4()),
@@ -251,6 +235,7 @@ class Tickets:
                 "status": status,
                 "places": places,
                 "vm_bytes": reserved,
+                "networks": wanted(row, master=False) if status == "granted" else [],
                 "created": now(),
                 "asked": asked,
                 "boot_id": self._boot_id,

@@ -12,6 +12,7 @@ from copper.controller.book import Book
 from copper.controller.capacity import left_of
 from copper.controller.clusters import Progress, no_progress
 from copper.controller.endings import Endings
+from copper.controller.exposures import Exposures
 from copper.controller.forks import Forks
 from copper.controller.hosts import Hosts
 from copper.controller.placement import Wish, place
@@ -28,11 +29,14 @@ log = logging.getLogger(__name__)
 class Whole:
     """Pause and unpause, suspend and resume, kill: each of all VMs of one virtual cluster."""
 
-    def __init__(self, book: Book, hosts: Hosts, endings: Endings, forks: Forks) -> None:
+    def __init__(
+        self, book: Book, hosts: Hosts, endings: Endings, forks: Forks, exposures: Exposures
+    ) -> None:
         self._book = book
         self._hosts = hosts
         self._endings = endings
         self._forks = forks
+        self._exposures = exposures
         self._boots: dict[str, asyncio.Task[Vm]] = {}
 
     def busy(self) -> list[str]:
@@ -160,6 +164,8 @@ class Whole:
                 await step("resume.planned")
             for host, there in _by_host(vms).items():
                 await self._hosts.get(host).resume(name)
+                for vm in there:  # its addresses are the same, what leads to it may not be
+                    await self._exposures.follow([vm], {vm.name: None})
                 found = {status.name: status.state for status in await self._hosts.get(host).vms()}
                 states |= {vm.name: found.get(vm.name, "running") for vm in there}
                 progress(len(states), len(vms))

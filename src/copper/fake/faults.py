@@ -11,7 +11,7 @@ from copper.model.errors import CopperError
 Verb = Literal[
     "template", "thaw", "run", "begin", "freeze", "pause", "end", "adopt", "report", "release",
     "prepare", "images", "vms", "unpause", "limit", "suspend", "resume", "discard", "suspended",
-    "inventory", "mend", "warm", "delete_image",
+    "inventory", "mend", "warm", "delete_image", "expose",
 ]  # fmt: skip
 Kind = Literal["fail", "hang", "die", "lose", "double", "late"]
 DURING: tuple[Kind, ...] = ("fail", "hang", "die")

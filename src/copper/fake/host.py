@@ -12,6 +12,7 @@ from copper.fake.keep import Keep
 from copper.fake.room import Delays, Room
 from copper.host.agent import HostAgent
 from copper.host.controller_link import ControllerLink
+from copper.host.exposing import expose
 from copper.model.api import (
     Frozen,
     GuestCall,
@@ -24,6 +25,7 @@ from copper.model.api import (
 )
 from copper.model.audit import Inventory
 from copper.model.errors import CopperError
+from copper.model.networks import Exposure
 from copper.model.settings import Settings
 
 T = TypeVar("T")
@@ -184,6 +186,9 @@ class FakeHost:
 
     async def limit(self, name: str, limits: VmLimits) -> None:
         await self._ask("limit", lambda agent: agent.vms.limit(name, limits))
+
+    async def expose(self, name: str, exposure: Exposure) -> None:
+        await self._ask("expose", lambda agent: expose(agent.vms, name, exposure))
 
     async def suspend(self, cluster: str, vms: list[str]) -> None:
         await self._ask("suspend", lambda agent: agent.whole.suspend(cluster, vms))

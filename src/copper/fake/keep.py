@@ -12,6 +12,7 @@ from copper.host.records import FileRecords
 from copper.image.suspended import SuspendedVm
 from copper.model.errors import NoRoom
 from copper.model.machine import Record, Shape
+from copper.model.networks import Exposure
 
 
 class _KeptMachine(Record):
@@ -21,6 +22,7 @@ class _KeptMachine(Record):
     name: str
     shape: Shape
     layers: list[int]
+    exposure: Exposure | None = None
 
 
 class _KeptImage(Record):
@@ -47,6 +49,7 @@ class Keep:
             name=process.name,
             shape=process.shape,
             layers=_sizes(process.layers),
+            exposure=process.exposure,
         )
         _write(self._machines / f"{process.unit}.json", kept.model_dump_json())
 
@@ -73,7 +76,9 @@ class Keep:
             with contextlib.suppress(OSError, ValueError):
                 kept = _KeptMachine.model_validate_json(path.read_bytes())
                 layers = shared.layers(kept.layers)
-                found.append(FakeProcess(kept.pid, kept.name, kept.shape, layers))
+                process = FakeProcess(kept.pid, kept.name, kept.shape, layers)
+                process.exposure = kept.exposure
+                found.append(process)
         return found
 
     def clusters(self) -> dict[str, list[tuple[SuspendedVm, FakeImage]]]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from copper.model.errors import CopperError
 from copper.model.machine import Needs, Shape
+from copper.model.networks import Exposure
 
 if TYPE_CHECKING:
     from copper.fake.hypervisor import FakeMachine
@@ -45,6 +46,7 @@ class FakeProcess:
     """
 
     __slots__ = (
+        "exposure",
         "growth",
         "layers",
         "machine",
@@ -66,6 +68,7 @@ class FakeProcess:
         self.ran_s = 0.0
         self.since: float | None = None
         self.reason: str | None = None  # why it ended
+        self.exposure: Exposure | None = None  # what is in force; it ends with the machine
         self.machine: FakeMachine | None = None  # in whose hands it is
 
     def count(self, now: float) -> None:

@@ -14,6 +14,7 @@ from copper.fake.process import FIRST_PID, LONGEST_STACK, FakeImage, FakeProcess
 from copper.model.audit import Found
 from copper.model.errors import BadInput, CopperError, NoRoom, NotFound, Refused
 from copper.model.machine import Shape
+from copper.model.networks import Exposure
 
 if TYPE_CHECKING:
     from copper.fake.hypervisor import FakeHypervisor
@@ -85,6 +86,7 @@ class Room:
         self.frozen: dict[str, FakeImage] = {}
         self.records: dict[str, tuple[object, ...]] = {}
         self.suspended: dict[str, list[tuple[SuspendedVm, FakeImage]]] = {}
+        self._brought: dict[str, FakeProcess] = {}  # by public address
         self._numbers = itertools.count(1)
         self._layer_bytes = 0
         self._still_bytes = 0.0  # own memory of those that do not grow
@@ -202,6 +204,7 @@ class Room:
 
     def _put(self, process: FakeProcess) -> None:
         self._share(process.layers)
+        self._set(process, process.exposure)
         self.use(process, self.own_bytes, 0)
         self.processes[process.unit] = process
 
@@ -213,6 +216,7 @@ class Room:
             self._keep.remove(process)
         process.count(self.clock())
         self._forget(process)
+        self._set(process, None)
         process.since, process.reason = None, reason
         self._unshare(process.layers)
         if process.machine is not None:
@@ -226,6 +230,29 @@ class Room:
         process.since = now if running else None
         if running and process.growth != self.growth and not process.ran_s:
             self.use(process, process.own, self.growth)
+
+    def expose(self, process: FakeProcess, exposure: Exposure) -> None:
+        """How the world reaches it from now on. Raises Refused where an address is another machine's, NoRoom."""
+        process.check()
+        for one in exposure.addresses:
+            other = self._brought.get(one.address, process)
+            if other is not process:
+                raise Refused(f"{one.address} is brought to {other.name} already")
+        before = process.exposure
+        self._set(process, None if exposure.is_private else exposure)
+        if self._keep is not None:
+            try:
+                self._keep.write(process)
+            except NoRoom:
+                self._set(process, before)
+                raise
+
+    def _set(self, process: FakeProcess, exposure: Exposure | None) -> None:
+        for one in process.exposure.addresses if process.exposure else ():
+            self._brought.pop(one.address, None)
+        process.exposure = exposure
+        for one in exposure.addresses if exposure else ():
+            self._brought[one.address] = process
 
     def freeze(self, process: FakeProcess) -> tuple[FakeImage, int]:
         """What the machine wrote since its last freeze becomes a layer: the image, and the layer's bytes."""
@@ -282,6 +309,16 @@ class Room:
                 detail="" if process.machine else f"it was {process.name}",
             )
             for process in list(self.processes.values())
+        ]
+        found += [
+            Found(
+                thing="exposure",
+                name=process.name,
+                vm=process.name if process.machine else "",
+                detail=process.exposure.summary,
+            )
+            for process in self.processes.values()
+            if process.exposure is not None
         ]
         found += [Found(thing="record", name=name, vm=name) for name in list(self.records)]
         found += [Found(thing="memory-file", name=image, vm="(frozen)") for image in self.frozen]

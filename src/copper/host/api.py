@@ -11,6 +11,7 @@ from fastapi.responses import PlainTextResponse
 
 from copper.host import streams_api
 from copper.host.agent import HostAgent
+from copper.host.exposing import expose
 from copper.host.vms import Vms
 from copper.model.api import (
     Frozen,
@@ -23,6 +24,7 @@ from copper.model.api import (
     VmStatus,
 )
 from copper.model.audit import Inventory, Thing
+from copper.model.networks import Exposure
 
 
 def routes(agent: HostAgent, others: Sequence[HostAgent] = ()) -> APIRouter:
@@ -69,6 +71,10 @@ def routes(agent: HostAgent, others: Sequence[HostAgent] = ()) -> APIRouter:
     @router.put("/vms/{name}/limits")
     async def limit(name: str, limits: VmLimits) -> VmStatus:
         return (await of(name).limit(name, limits)).status()
+
+    @router.put("/vms/{name}/exposure")
+    async def put_exposure(name: str, exposure: Exposure) -> VmStatus:
+        return (await expose(of(name), name, exposure)).status()
 
     @router.post("/vms/{name}/freeze")
     async def freeze(name: str) -> Frozen:

@@ -11,7 +11,7 @@ from copper.model.machine import Record
 
 Thing = Literal[
     "vm", "process", "tap", "namespace", "overlay", "memory-file", "cgroup", "socket", "record",
-    "suspended", "ticket", "image",
+    "suspended", "ticket", "image", "lease", "exposure",
 ]  # fmt: skip
 
 

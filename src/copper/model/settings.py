@@ -42,7 +42,6 @@ class Settings:
     domain: str = "clusters"  # below which all names are
     fake: bool = False  # machines without QEMU, for tests and simulations
     fake_hosts: int = 1
-    fake_public: bool = False  # whether fake machines have public addresses
     fake_delay_ms: float = 0.0  # what each thaw, freeze and end of a fake machine takes
 
     @property
@@ -99,7 +98,6 @@ _VARIABLES = {
     "COPPER_DOMAIN": "domain",
     "COPPER_FAKE": "fake",
     "COPPER_FAKE_HOSTS": "fake_hosts",
-    "COPPER_FAKE_PUBLIC": "fake_public",
     "COPPER_FAKE_DELAY_MS": "fake_delay_ms",
 }
 

@@ -31,6 +31,9 @@ class Ticket(Record):
     status: Literal["granted", "used"]
     places: dict[str, int] = Field(default={}, description="how many of its VMs are on which host")
     vm_bytes: int = Field(default=0, description="memory reserved for each of its VMs")
+    networks: list[str] = Field(
+        default=[], description="public networks in which each of its VMs gets an address"
+    )
     asked: bool = Field(default=False, description="by a request of its own, not by a clone call")
     created: float = Field(default=0, description="seconds since 1970")
     boot_id: str = Field(default="", description="the boot of the controller's host that counts")

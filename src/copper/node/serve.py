@@ -126,10 +126,6 @@ async def _serve(settings: Settings) -> None:
     agents = [agent for agent, _ in hosts.values()]
     for name, (_, link) in hosts.items():
         core.hosts.add(name, link)
-    if settings.fake and settings.fake_public:
-        from copper.fake.addresses import FakePool
-
-        core.placed.public = FakePool(core.book.vms).lease
     front = Front(core.book, core, core.audit, access, lambda: _health(settings, agents[0], names))
     install(
         app,

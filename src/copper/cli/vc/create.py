@@ -10,6 +10,7 @@ from copper.cli import here
 from copper.cli.arguments import (
     IMAGE,
     USER,
+    Attached,
     Word,
     cluster_argument,
     cpus_option,
@@ -38,6 +39,19 @@ from copper.cli.arguments import (
     show_default=True,
     help="Clones beside their parent, on as few hosts as will do, or on as many.",
 )
+@click.option(
+    "--network",
+    "attached",
+    type=Attached(),
+    multiple=True,
+    metavar="NAME[,master-only]",
+    help="A public network that each VM gets an address of, or the master alone; repeatable.",
+)
+@click.option(
+    "--egress",
+    metavar="open|none|PREFIX,...",
+    help="What of the world it reaches: open with a public network and none without, if not given.",
+)
 @click.option("--require-tag", "tags", type=Word("tag"), multiple=True, help="Repeatable.")
 @click.option("--require-network", "networks", type=Word("network"), multiple=True)
 @click.option("--require-storage", "storage", type=Word("storage"), multiple=True)
@@ -46,6 +60,7 @@ from copper.cli.arguments import (
 def create(
     name: str,
     image: str,
+    attached: tuple[dict[str, Any], ...],
     tags: tuple[str, ...],
     networks: tuple[str, ...],
     storage: tuple[str, ...],
@@ -63,6 +78,7 @@ def create(
         name,
         image,
         requires={"tags": list(tags), "networks": list(networks), "storage": list(storage)},
+        networks=list(attached) or None,
         limits=most({}, max_vms, max_cpus, max_memory),
         **options,
     )

@@ -6,7 +6,7 @@ import click
 
 from copper.cli import here
 from copper.cli.arguments import CLUSTER
-from copper.cli.listing import Column, format_option, list_rows
+from copper.cli.listing import Column, format_option, list_rows, words
 
 # copper.model.api.VmState
 STATES = ["starting", "running", "paused", "suspended", "ending", "dead"]
@@ -18,6 +18,7 @@ COLUMNS = [
     Column("parent", "parent", right=True),
     Column("state", "state"),
     Column("host", "host"),
+    Column("public", "public", words),
 ]
 
 

@@ -9,6 +9,7 @@ from copper.client.api.clusters import ClustersApi
 from copper.client.api.copper import CopperApi
 from copper.client.api.hosts import HostsApi
 from copper.client.api.images import ImagesApi
+from copper.client.api.networks import NetworksApi
 from copper.client.api.operations import OperationsApi
 from copper.client.api.tickets import TicketsApi
 from copper.client.api.usage import UsageApi
@@ -22,6 +23,7 @@ class Api(
     CopperApi,
     HostsApi,
     ImagesApi,
+    NetworksApi,
     OperationsApi,
     TicketsApi,
     UsageApi,
@@ -33,11 +35,14 @@ class Api(
     records: ClassVar[dict[str, str]] = {
         "Cluster": "copper.model.api",
         "Difference": "copper.model.audit",
+        "Forward": "copper.model.networks",
         "Frozen": "copper.model.api",
         "Health": "copper.model.api",
         "HostFacts": "copper.model.api",
         "ImageInfo": "copper.model.api",
         "IssuedToken": "copper.model.users",
+        "Lease": "copper.model.networks",
+        "Network": "copper.model.networks",
         "Operation": "copper.model.operations",
         "Principal": "copper.model.users",
         "Ticket": "copper.model.tickets",

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         Vm,
         VmLimits,
     )
+    from copper.model.networks import Attachment
     from copper.model.operations import Operation
 
 
@@ -48,6 +49,8 @@ class ClustersApi(Caller):
         placement: Strategy = "near",
         requires: Requirements | None = None,
         limits: Limits | None = None,
+        networks: list[Attachment] | None = None,
+        egress: str | None = None,
         owner: str | None = None,
     ) -> Cluster:
         """Makes a virtual cluster of an image."""
@@ -61,7 +64,13 @@ class ClustersApi(Caller):
                 "memory_class": memory_class,
                 "placement": placement,
                 **given(
-                    memory_mib=memory_mib, cpus=cpus, requires=requires, limits=limits, owner=owner
+                    memory_mib=memory_mib,
+                    cpus=cpus,
+                    requires=requires,
+                    limits=limits,
+                    networks=networks,
+                    egress=egress,
+                    owner=owner,
                 ),
             },
             keyed=True,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, FastAPI, Response
 
 from copper.controller.access import allow
-from copper.controller.api import clusters, document, hosts, operations, users, vms
+from copper.controller.api import clusters, document, hosts, networks, operations, users, vms
 from copper.controller.api.front import JSON, Front
 from copper.wire.app import add_routes
 
@@ -30,6 +30,7 @@ def install(app: FastAPI, front: Front, *others: APIRouter) -> None:
         users.routes(front),
         clusters.routes(front),
         vms.routes(front),
+        networks.routes(front),
         operations.routes(front),
         hosts.host_routes(front),
         *others,

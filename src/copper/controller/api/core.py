@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
+from copper.controller.exposures import Exposures
+from copper.controller.networks import Networks
 from copper.model.api import (
     Cluster,
     GuestCall,
@@ -35,6 +37,12 @@ class Core(Protocol):
 
     @property
     def calls(self) -> Guests: ...
+
+    @property
+    def networks(self) -> Networks: ...
+
+    @property
+    def exposures(self) -> Exposures: ...
 
     def cluster(self, name: str) -> Cluster: ...
     async def create(self, owner: str, new: NewCluster) -> Cluster: ...

@@ -1,0 +1,129 @@
+"""How the world reaches VMs, and what of it they reach: addresses, forwards and egress, told to their hosts."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+
+from copper.controller.book import Book
+from copper.controller.hosts import Hosts
+from copper.controller.leases import Leases
+from copper.controller.networks import NONE, OPEN
+from copper.controller.rows import ClusterRow, cluster_key, forward_key, vm_key
+from copper.model.api import Vm
+from copper.model.errors import Conflict, CopperError, NotFound
+from copper.model.networks import EVERYWHERE, Exposure, Forward, NewForward
+from copper.wire.steps import step
+
+log = logging.getLogger(__name__)
+
+
+class Exposures:
+    """What each VM's host is to see to, by what is written down."""
+
+    def __init__(self, book: Book, hosts: Hosts, leases: Leases) -> None:
+        self._book = book
+        self._hosts = hosts
+        self._leases = leases
+
+    def of(self, vm: Vm) -> Exposure:
+        """A VM's, as it should be."""
+        row = self._book.find(cluster_key(vm.cluster), ClusterRow)
+        egress = row.egress if row is not None else NONE
+        ways = {OPEN: list(EVERYWHERE), NONE: []}
+        return Exposure(
+            vm=vm.name,
+            cluster=vm.cluster,
+            private=vm.ip,
+            addresses=self._leases.addresses(vm),
+            egress=ways.get(egress, egress.split(",")),
+            forwards=[one for one in self.forwards(vm.cluster) if one.vmid == vm.vmid],
+        )
+
+    def ordered(self, vm: Vm) -> Exposure | None:
+        """As an order has it: None where nothing is to be seen to."""
+        exposure = self.of(vm)
+        return None if exposure.is_private else exposure
+
+    async def tell(self, vm: Vm) -> None:
+        """Has a VM's host see to it from now on. Raises CopperError."""
+        await self._hosts.get(vm.host).expose(vm.name, self.of(vm))
+
+    async def follow(self, vms: Sequence[Vm], ordered: Mapping[str, Exposure | None]) -> None:
+        """Tells the hosts of those for which something else was decided since they were ordered."""
+        for vm in vms:
+            if vm.name in ordered and self.ordered(vm) != ordered[vm.name]:
+                await self.tell(vm)
+
+    # port forwards
+
+    def forwards(self, cluster: str) -> list[Forward]:
+        """Those of a virtual cluster, by port."""
+        found = [one for one in self._book.all("forwards", Forward) if one.cluster == cluster]
+        return sorted(found, key=lambda one: (one.host_port, one.protocol))
+
+    def keys(self, cluster: str) -> list[str]:
+        return [forward_key(one.protocol, one.host_port) for one in self.forwards(cluster)]
+
+    async def forward(self, cluster: str, new: NewForward) -> Forward:
+        """Has a port of the hosts lead to a VM, now and whenever it runs. Raises Conflict (it leads elsewhere).
+
+        What the VM's host says that cannot do it is raised, and nothing is changed.
+        """
+        key = forward_key(new.protocol, new.host_port)
+        made = Forward(cluster=cluster, **dict(new))
+        await self._book.settled(key, cluster_key(cluster))
+        row = self._book.cluster(cluster)
+        there = self._book.find(key, Forward)
+        if there is not None:
+            # whose it is may be nobody's business
+            whose = f"VM {there.vmid} of it" if there.cluster == cluster else "another's"
+            raise Conflict(f"{new.protocol} port {new.host_port} of the hosts is {whose}")
+        await asyncio.shield(
+            self._book.submit(expect={key: None, cluster_key(cluster): row}, put={key: made})
+        )
+        await step("forward.written")
+        try:
+            await self._tell_vmid(cluster, new.vmid)
+        except BaseException:
+            await asyncio.shield(self._take_back(key, made))
+            raise
+        await step("forward.told")
+        return made
+
+    async def _take_back(self, key: str, made: Forward) -> None:
+        await self._book.settled(key)
+        if self._book.find(key, Forward) == made:
+            await self._book.commit(delete=[key])
+            try:
+                await self._tell_vmid(made.cluster, made.vmid)
+            except CopperError as error:  # it is told again when it is compared
+                log.warning("port %d may still lead to %s: %s", made.host_port, made.cluster, error)
+
+    async def unforward(self, cluster: str, protocol: str, host_port: int) -> None:
+        """Raises NotFound, and what the VM's host says that does not do it: it is told again when it is compared."""
+        key = forward_key(protocol, host_port)
+        await self._book.settled(key)
+        there = self._book.find(key, Forward)
+        if there is None or there.cluster != cluster:
+            raise NotFound(
+                f"{protocol} port {host_port} does not lead to virtual cluster {cluster!r}",
+                advice=f"gc-vc forward {cluster} lists those that do",
+            )
+        await self._book.commit(delete=[key])
+        await step("forward.deleted")
+        await self._tell_vmid(cluster, there.vmid)
+
+    async def _tell_vmid(self, cluster: str, vmid: int) -> None:
+        for vm in self._book.vms(cluster):
+            if vm.vmid == vmid and vm.state in ("running", "paused"):
+                await self.tell(vm)
+
+    # what a host has
+
+    async def compare(self, vm: Vm, there: Exposure | None) -> None:
+        """Tells a VM's host once more where it has something else. Raises CopperError."""
+        if there != self.ordered(vm) and self._book.find(vm_key(vm.name), Vm) == vm:
+            log.warning("VM %s: its host is told again how the world reaches it", vm.name)
+            await self.tell(vm)
