@@ -1,4 +1,4 @@
-/* The private network's card by rtnetlink: no program is run, nothing is waited for. */
+/* The private network's card, by rtnetlink and ioctl: no program is run, nothing is waited for. */
 #include "interface.h"
 #include "netlink.h"
 
@@ -6,7 +6,9 @@
 #include <linux/if_addr.h>
 #include <linux/if_link.h>
 #include <linux/rtnetlink.h>
+#include <net/if_arp.h>
 #include <string.h>
+#include <sys/ioctl.h>
 
 size_t address_bytes(const struct address *address)
 {
@@ -18,39 +20,40 @@ bool address_same(const struct address *one, const struct address *other)
 	return one->family == other->family && !memcmp(one->bytes, other->bytes, address_bytes(one));
 }
 
-static void take_link(void *owner, const struct nlmsghdr *answer)
+/* Not by rtnetlink: a clone has run nothing of its code for cards, and would have to, once, which takes milliseconds. */
+static int ask_card(int fd, const struct interface *interface, unsigned long what, struct ifreq *request)
 {
-	struct interface *interface = owner;
-	const struct ifinfomsg *link = NLMSG_DATA(answer);
-	if (answer->nlmsg_type != RTM_NEWLINK || answer->nlmsg_len < NLMSG_LENGTH(sizeof *link))
-		return;
-	const void *mac = netlink_attribute(answer, sizeof *link, IFLA_ADDRESS, MAC_BYTES);
-	interface->index = link->ifi_index;
-	interface->up = link->ifi_flags & IFF_UP;
-	if (mac)
-		memcpy(interface->mac, mac, MAC_BYTES);
+	memcpy(request->ifr_name, interface->name, sizeof request->ifr_name);
+	return ioctl(fd, what, request) ? errno : 0;
 }
 
 int interface_find(int fd, struct interface *interface)
 {
-	struct netlink_request request;
-	const uint32_t brief = RTEXT_FILTER_SKIP_STATS;
-	interface->index = 0;
-	netlink_begin(&request, RTM_GETLINK, 0, &(struct ifinfomsg){0}, sizeof(struct ifinfomsg));
-	netlink_add(&request, IFLA_IFNAME, interface->name, strlen(interface->name) + 1);
-	netlink_add(&request, IFLA_EXT_MASK, &brief, sizeof brief);
-	int error = netlink_ask(fd, &request, take_link, interface);
-	return error ? error : interface->index ? 0 : ENODEV;
+	struct ifreq request = {0};
+	int error = ask_card(fd, interface, SIOCGIFINDEX, &request);
+	interface->index = request.ifr_ifindex;
+	if (!error && !(error = ask_card(fd, interface, SIOCGIFFLAGS, &request)))
+		interface->up = request.ifr_flags & IFF_UP;
+	if (!error && !(error = ask_card(fd, interface, SIOCGIFHWADDR, &request)))
+		memcpy(interface->mac, request.ifr_hwaddr.sa_data, MAC_BYTES);
+	return error;
 }
 
-static int set_link(int fd, const struct interface *interface, const uint8_t *mac, bool up)
+static int set_mac(int fd, const struct interface *interface, const uint8_t *mac)
 {
-	struct netlink_request request;
-	struct ifinfomsg link = {.ifi_index = interface->index, .ifi_flags = up ? IFF_UP : 0, .ifi_change = IFF_UP};
-	netlink_begin(&request, RTM_NEWLINK, 0, &link, sizeof link);
-	if (mac)
-		netlink_add(&request, IFLA_ADDRESS, mac, MAC_BYTES);
-	return netlink_ask(fd, &request, NULL, NULL);
+	struct ifreq request = {.ifr_hwaddr.sa_family = ARPHRD_ETHER};
+	memcpy(request.ifr_hwaddr.sa_data, mac, MAC_BYTES);
+	return ask_card(fd, interface, SIOCSIFHWADDR, &request);
+}
+
+static int set_up(int fd, const struct interface *interface, bool up)
+{
+	struct ifreq request = {0};
+	int error = ask_card(fd, interface, SIOCGIFFLAGS, &request);
+	if (error)
+		return error;
+	request.ifr_flags = (short)(up ? request.ifr_flags | IFF_UP : request.ifr_flags & ~IFF_UP);
+	return ask_card(fd, interface, SIOCSIFFLAGS, &request);
 }
 
 /* The kernel's own link-local address would be checked for doubles first: a second in which it cannot be used. */
@@ -69,21 +72,19 @@ static void make_no_address(int fd, const struct interface *interface)
 
 int interface_start(int fd, struct interface *interface, const uint8_t mac[MAC_BYTES])
 {
-	bool other = memcmp(interface->mac, mac, MAC_BYTES) != 0;
-	if (interface->up && !other)
-		return 0;
-	if (!interface->up)
-		make_no_address(fd, interface);
-	int error = set_link(fd, interface, other ? mac : NULL, true);
-	if (error == EBUSY) { /* a driver that changes it only while the card is down */
-		error = set_link(fd, interface, NULL, false);
-		make_no_address(fd, interface);
-		if (!error)
-			error = set_link(fd, interface, mac, true);
+	int error = 0;
+	if (memcmp(interface->mac, mac, MAC_BYTES) != 0) {
+		error = set_mac(fd, interface, mac);
+		if (error == EBUSY) { /* a driver that changes it only while the card is down */
+			error = set_up(fd, interface, false);
+			interface->up = false;
+			if (!error)
+				error = set_mac(fd, interface, mac);
+		}
 	}
-	if (!error) {
-		memcpy(interface->mac, mac, MAC_BYTES);
-		interface->up = true;
+	if (!error && !interface->up) {
+		make_no_address(fd, interface);
+		error = set_up(fd, interface, true);
 	}
 	return error;
 }

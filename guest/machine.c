@@ -26,31 +26,9 @@ static const char *machine_id(const json_t *identity)
 	return strlen(id) == ID_DIGITS && strspn(id, "0123456789abcdef") == ID_DIGITS ? id : "";
 }
 
-int machine_take_id(const json_t *identity)
-{
-	static const char dbus[] = "/var/lib/dbus/machine-id";
-	const char *id = machine_id(identity);
-	char line[ID_DIGITS + 2];
-	struct stat status;
-	if (!id)
-		return 0;
-	if (!*id)
-		return EINVAL;
-	snprintf(line, sizeof line, "%s\n", id);
-	int error = replace_file("/etc/machine-id", line, ID_DIGITS + 1, 0444);
-	if (!error && !lstat(dbus, &status) && S_ISREG(status.st_mode))
-		error = replace_file(dbus, line, ID_DIGITS + 1, 0444);
-	return error;
-}
-
-static void format_uuid(const char *digits, char *uuid)
-{
-	snprintf(uuid, UUID_TEXT + 2, "%.8s-%.4s-%.4s-%.4s-%.12s\n", digits, digits + 8, digits + 12, digits + 16,
-		 digits + 20);
-}
-
-/* Has a file of the kernel's, which cannot be written to, read as this text: a file of ours is mounted over it. A copy
- * of this machine has the mount already, and only writes to the file. */
+/* Has a file read as this text: one of ours, in memory, is mounted over it. A copy of this machine has the mount already
+ * and only writes to ours: for a file of the kernel's there is no other way, and the first write of a clone to a disk
+ * takes 50 ms under emulation. Nothing is done where there is no such file. */
 static int cover(const char *path, const char *name, const char *text, size_t length, mode_t mode)
 {
 	char ours[256];
@@ -69,6 +47,33 @@ static int cover(const char *path, const char *name, const char *text, size_t le
 	if (error || (own.st_dev == there.st_dev && own.st_ino == there.st_ino))
 		return error;
 	return mount(ours, path, NULL, MS_BIND, NULL) ? errno : 0;
+}
+
+int machine_take_id(const json_t *identity)
+{
+	static const char path[] = "/etc/machine-id", dbus[] = "/var/lib/dbus/machine-id";
+	const char *id = machine_id(identity);
+	char line[ID_DIGITS + 2];
+	struct stat status;
+	if (!id)
+		return 0;
+	if (!*id)
+		return EINVAL;
+	snprintf(line, sizeof line, "%s\n", id);
+	int error = 0;
+	if (stat(path, &status) && errno == ENOENT)
+		error = replace_file(path, line, ID_DIGITS + 1, 0444);
+	if (!error)
+		error = cover(path, "machine-id", line, ID_DIGITS + 1, 0444);
+	if (!error && !lstat(dbus, &status) && S_ISREG(status.st_mode))
+		error = cover(dbus, "machine-id", line, ID_DIGITS + 1, 0444);
+	return error;
+}
+
+static void format_uuid(const char *digits, char *uuid)
+{
+	snprintf(uuid, UUID_TEXT + 2, "%.8s-%.4s-%.4s-%.4s-%.12s\n", digits, digits + 8, digits + 12, digits + 16,
+		 digits + 20);
 }
 
 int machine_take_boot_id(const json_t *identity)

@@ -80,8 +80,8 @@ static bool is_own(const struct network *network, const struct address *address)
 	return false;
 }
 
-/* The card's addresses that are not this VM's. */
-static int find_foreign(int fd, const struct network *network, struct address *foreign, size_t *count)
+/* The card's addresses that are not this VM's; more: there may be others. */
+static int find_foreign(int fd, const struct network *network, struct address *foreign, size_t *count, bool *more)
 {
 	size_t all, kept = 0;
 	int error = interface_addresses(fd, &network->interface, foreign, &all);
@@ -89,6 +89,7 @@ static int find_foreign(int fd, const struct network *network, struct address *f
 		if (!is_own(network, &foreign[i]))
 			foreign[kept++] = foreign[i];
 	*count = kept;
+	*more = kept && all == ADDRESSES_AT_ONCE;
 	return error;
 }
 
@@ -101,24 +102,36 @@ static int leave(int fd, const struct network *network, const struct address *fo
 	return error ? error : connections_end(foreign, count);
 }
 
+static int leave_all(int fd, const struct network *network)
+{
+	struct address foreign[ADDRESSES_AT_ONCE];
+	size_t count;
+	bool more = true;
+	int error = 0, rounds = ROUNDS;
+	while (!error && more && rounds--) {
+		error = find_foreign(fd, network, foreign, &count, &more);
+		if (!error && count)
+			error = leave(fd, network, foreign, count);
+		else if (!error)
+			connections_end(foreign, 0); /* a master's: the kernel loads what clones will need, if it has it */
+	}
+	return error ? error : more ? E2BIG : 0;
+}
+
 int network_leave(const json_t *net)
 {
 	struct network network;
-	struct address foreign[ADDRESSES_AT_ONCE];
-	size_t count;
-	int error = read_network(net, &network), rounds = ROUNDS;
+	int error = read_network(net, &network);
 	int fd = error ? -1 : netlink_open(NETLINK_ROUTE);
 	if (fd < 0)
 		return error ? error : errno;
 	error = interface_find(fd, &network.interface);
-	if (error == ENODEV) { /* the next step says so */
-		close(fd);
-		return 0;
-	}
-	while (!error && !(error = find_foreign(fd, &network, foreign, &count)) && count && rounds--)
-		error = leave(fd, &network, foreign, count);
+	if (error == ENODEV) /* the next step says so */
+		error = 0;
+	else if (!error)
+		error = leave_all(fd, &network);
 	close(fd);
-	return error ? error : rounds < 0 ? E2BIG : 0;
+	return error;
 }
 
 /* An address whose network grew is there twice for a moment: connections do not notice. */
