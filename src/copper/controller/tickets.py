@@ -365,8 +365,11 @@ class Tickets:
         cluster = vms[0].cluster
         going = {vm.name for vm in vms}
         vmids = {vm.vmid for vm in vms}
+        # one that is ending has yet to leave what it leaves
         stay = {
-            vm.ticket for vm in self._book.vms(cluster) if vm.state in LIVE and vm.name not in going
+            vm.ticket
+            for vm in self._book.vms(cluster)
+            if vm.state in (*LIVE, "ending") and vm.name not in going
         }
         return [
             ticket_key(ticket.id)
