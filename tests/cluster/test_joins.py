@@ -278,6 +278,27 @@ async def test_a_clone_that_did_not_join_is_minus_one(how: str) -> None:
         ]
 
 
+async def test_one_that_its_host_ends_last_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with World() as world:
+        master, ticket = await forked(world)
+        end, gate = world.host.end, asyncio.Event()
+
+        async def slowly(name: str) -> None:
+            if name == "a-2":
+                await gate.wait()
+            await end(name)
+
+        monkeypatch.setattr(world.host, "end", slowly)
+        killing = begun(world, master, "kill", vmids=[2])
+        await still()
+        await world.call("a-1", "join")
+        await world.call("a-3", "join")
+        gate.set()
+        await killing
+        waited = await world.call(master, "join-wait", ticket=ticket)
+        assert [row["status"] for row in waited["clones"]] == [0, -1, 0]
+
+
 async def test_a_time_out_says_which_clones_have_not_ended() -> None:
     async with World() as world:
         master, ticket = await forked(world)
