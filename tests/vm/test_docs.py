@@ -45,6 +45,7 @@ NOT_RUN = {
         "the port may be another's; tests/cluster/test_names.py asks at one that is free",
         "the port may be another's; tests/cluster/test_names.py asks at one that is free",
     ],
+    "docs/how-to/programs.md": ["the first build takes minutes; tests have the image"],
     "docs/how-to/users.md": ["it needs a certificate"],
     "docs/tutorial/first-fork.md": ["it needs a keyboard"],
 }
@@ -56,6 +57,7 @@ BEFORE = {
     "docs/how-to/accounts.md": "copper up; gc-vc create demo --image micro; gc-vc boot demo",
     "docs/how-to/audit.md": "copper up; gc-vc create demo --image micro; gc-vc boot demo",
     "docs/how-to/images.md": "copper up",
+    "docs/how-to/programs.md": "copper up",
     "docs/how-to/commands.md": """
         copper up
         gc-vc create demo --image micro
@@ -68,6 +70,7 @@ BEFORE = {
 # Two Debians would take two minutes: the recipe that is built here under that name is micro. Others
 # test that debian-12 is built and boots.
 SMALL = "docs/how-to/images.md"
+DEV = "docs/how-to/programs.md"  # needs debian-12-dev
 EDITOR = '#!/bin/sh\n[ -e "$1" ] || echo "#!/bin/sh" >"$1"\n'
 
 
@@ -108,8 +111,15 @@ def follow(copper: Copper, page: str, examples: list[Example], folder: Path) -> 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_example_does_what_the_page_says(
-    page: str, accel: str, micro: str, debian: str, tmp_path: Path
+    page: str,
+    accel: str,
+    micro: str,
+    debian: str,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
 ) -> None:
+    if page == DEV:
+        request.getfixturevalue("debian_dev")
     examples = [example for example in all_of(page) if not example.not_run]
     if examples:
         with a_copper(accel) as copper:
