@@ -11,8 +11,9 @@ from typing import Any
 from copper.fake.host import DirectLink, FakeHost
 from copper.fake.room import Clock, Room
 from copper.model.api import GuestCall, ThawOrder, VmEnded
-from copper.model.machine import Identity, address_of
+from copper.model.machine import Identity
 from copper.model.settings import Settings
+from copper.net.addresses import ipv4_of
 
 NOWHERE = Path("/nonexistent")
 
@@ -62,7 +63,7 @@ class Place:
 
 def order_of(vmid: int = 0, frozen: str | None = None) -> ThawOrder:
     """An order for the VM a-VMID."""
-    identity = Identity(cluster="a", vmid=vmid, name=f"a-{vmid}", ip=address_of(vmid))
+    identity = Identity(cluster="a", vmid=vmid, name=f"a-{vmid}", ip=ipv4_of(vmid))
     template = None if frozen else "micro"
     return ThawOrder(identity=identity, template=template, frozen=frozen)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from copper.model.errors import BadInput
-from copper.model.machine import address_of
 from copper.model.names import check_count, check_name, parse_vm_name, vm_name
 from copper.model.settings import Settings, from_environment
 
@@ -42,13 +41,6 @@ def test_what_is_no_vm_name_is_refused(name: str) -> None:
 def test_a_count_is_a_whole_number_in_bounds(count: object) -> None:
     with pytest.raises(BadInput, match="from 1 to 1024"):
         check_count(count)
-
-
-def test_every_vmid_has_an_address_of_its_own_that_no_program_minds() -> None:
-    addresses = [address_of(vmid) for vmid in range(5000)]
-    assert addresses[0] == "10.0.0.1"
-    assert len(set(addresses)) == 5000
-    assert not any(address.endswith((".0", ".255")) for address in addresses)
 
 
 def test_settings_come_from_the_environment() -> None:

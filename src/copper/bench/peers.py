@@ -23,7 +23,8 @@ from copper.bench.place import Template, processor_seconds
 from copper.host.guest_port import GuestPort
 from copper.image.disks import write_overlay
 from copper.model.errors import CopperError, TimedOut
-from copper.model.machine import Identity, address_of
+from copper.model.machine import Identity
+from copper.net.addresses import ipv4_of
 from copper.vmm.argv import MACHINE_OPTIONS, TCG_CACHE_MIB
 from copper.vmm.capabilities import Qemu
 from copper.vmm.qmp import disk_options
@@ -97,7 +98,7 @@ class Peers:
             return (time.perf_counter() - vm.started) * 1000
 
     async def _greet(self, vm: Running) -> None:
-        identity = Identity(cluster="peer", vmid=0, name="peer-0", ip=address_of(0))
+        identity = Identity(cluster="peer", vmid=0, name="peer-0", ip=ipv4_of(0))
         await vm.port.begin(identity.model_dump(), "boot", deadline=LOAD_S)
 
     @contextlib.asynccontextmanager

@@ -18,9 +18,10 @@ from copper.controller.core import Core
 from copper.garbage import look_at_what_is_new
 from copper.model.api import Health, NewCluster, Strategy, ThawOrder
 from copper.model.errors import CopperError
-from copper.model.machine import Identity, address_of
+from copper.model.machine import Identity
 from copper.model.names import vm_name
 from copper.model.tickets import TicketRequest
+from copper.net.addresses import ipv4_of
 from copper.store.sqlite import SqliteStore
 from copper.wire.app import new_app
 
@@ -202,7 +203,7 @@ def hosts_alone(order: dict[str, Any]) -> dict[str, Any]:
                 cluster=cluster,
                 vmid=vmid,
                 name=vm_name(cluster, vmid),
-                ip=address_of(vmid),
+                ip=ipv4_of(vmid),
                 parent=0 if vmid else None,
                 generation=min(vmid, 1),
                 ticket="00000000-0000-0000-0000-000000000000",

@@ -22,8 +22,9 @@ from copper.model.api import (
     VmLimits,
 )
 from copper.model.errors import BadInput, Conflict, CopperError, NoRoom, NotFound
-from copper.model.machine import Identity, Shape, address_of
+from copper.model.machine import Identity, Shape
 from copper.model.names import check_name, vm_name
+from copper.net.addresses import ipv4_of, ipv6_of
 from copper.store.contract import Changed
 from copper.wire.steps import step
 
@@ -298,7 +299,8 @@ class Clusters:
             name=vm_name(row.name, vmid),
             cluster=row.name,
             vmid=vmid,
-            ip=address_of(vmid),
+            ip=ipv4_of(vmid),
+            ip6=ipv6_of(vmid),
             generation=generation,
             parent=parent,
             state="starting",

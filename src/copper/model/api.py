@@ -95,7 +95,8 @@ class Vm(Record):
     name: str
     cluster: str
     vmid: int
-    ip: str
+    ip: str = Field(description="its address on the private network")
+    ip6: str = ""
     generation: int
     parent: int | None
     lineage: list[int] = Field(default=[], description="its parent and all above, the oldest first")

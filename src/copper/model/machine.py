@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -54,9 +53,3 @@ class Identity(Record):
     generation: int = Field(ge=0, default=0)
     ticket: str = ""
     vmids: list[int] = []
-
-
-def address_of(vmid: int) -> str:
-    """The private address of a VM: 10.0.0.1 is the master, the others follow."""
-    # x.x.x.0 and x.x.x.255 are skipped: some programs take them for network and broadcast
-    return str(ipaddress.IPv4Address("10.0.0.0") + (vmid // 254 << 8) + vmid % 254 + 1)

@@ -19,6 +19,7 @@ from copper.cli.vm.list import COLUMNS
 from copper.model.errors import NotFound
 
 MORE = [
+    Column("address (IPv6)", "ip6"),
     Column("owner", "owner"),
     Column("ticket", "ticket"),
     Column("reason", "reason"),
