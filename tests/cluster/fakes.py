@@ -24,7 +24,7 @@ from copper.model.api import (
     VmStatus,
     VmUse,
 )
-from copper.model.audit import Inventory
+from copper.model.audit import Found, Inventory, Thing
 from copper.model.errors import Conflict, CopperError, NotFound
 from copper.model.machine import Needs, Shape
 from copper.model.networks import Exposure
@@ -32,6 +32,7 @@ from copper.store.contract import Store
 from copper.store.memory import MemoryStore
 
 NEEDS = Needs(qemu="9.9.9", machine="pc-q35-9.9", accelerator="tcg", processor="max")
+OF_A_VM: tuple[Thing, ...] = ("process", "record")
 SHAPE = Shape(memory_mib=256, cpus=2, disk_bytes=1 << 28)
 
 
@@ -259,7 +260,14 @@ class FakeHost:
 
     async def inventory(self) -> Inventory:
         self._check("inventory")
-        return Inventory(host=self.name, vms={name: "running" for name in self.running}, found=[])
+        found = [Found(thing="image", name="micro")]
+        for name in self.running:
+            found += [Found(thing=thing, name=name, vm=name) for thing in OF_A_VM]
+        for name, exposure in self.exposed.items():
+            found.append(Found(thing="exposure", name=name, vm=name, detail=exposure.summary))
+        found += [Found(thing="suspended", name=name, vm=name) for name in self.stored]
+        vms = {name: self._status(order).state for name, order in self.running.items()}
+        return Inventory(host=self.name, vms=vms, found=found)
 
     async def mend(self, thing: str, name: str) -> None:
         self._check("mend")

@@ -5,8 +5,9 @@ about stayed as it was, and nothing was being done with its virtual cluster.
 
 What a repair does can harm nobody: a host removes a thing that no VM uses; a row that says that a VM runs where none
 is becomes dead; a VM without a row is ended when its number was given out before, or its virtual cluster is not there,
-for then it was ended and forgotten. A VM whose number was never given out belongs to a state that is newer than this
-one: it and all that is its is reported, and stays. So does everything else.
+for then it was ended and forgotten. An address that no VM has is given back, one that a VM has without a lease is
+leased to it; a host is told again how the world reaches a VM. A VM whose number was never given out belongs to a state
+that is newer than this one: it and all that is its is reported, and stays. So does everything else.
 """
 
 from __future__ import annotations
@@ -17,13 +18,16 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 
 from copper.controller.audit_hosts import of_clusters, of_things, of_vms
+from copper.controller.audit_leases import of_exposures, of_leases
 from copper.controller.audit_view import Finding, View, finding
 from copper.controller.book import Book
+from copper.controller.exposures import Exposures
 from copper.controller.hosts import Hosts
-from copper.controller.rows import HELD, cluster_key, ticket_key, vm_key
+from copper.controller.rows import HELD, cluster_key, lease_key, ticket_key, vm_key
 from copper.model.api import Vm, VmEnded
 from copper.model.audit import Difference, Inventory
 from copper.model.errors import CopperError
+from copper.model.networks import Lease
 
 GAP_S = 1.0  # between the two looks
 log = logging.getLogger(__name__)
@@ -43,6 +47,7 @@ def findings(view: View, inventories: Sequence[Inventory]) -> list[Finding]:
         found += of_things(view, inventory)
         found += of_clusters(view, inventory)
     found += [*_of_rows(view), *_of_room(view), *_of_images(view, inventories)]
+    found += [*of_leases(view), *of_exposures(view, inventories)]
     return [one for one in found if one.cluster not in view.busy]
 
 
@@ -135,6 +140,7 @@ async def audit(
     hosts: Hosts,
     ended: Callable[[VmEnded], Awaitable[None]],
     *,
+    exposures: Exposures | None = None,
     busy: Busy = tuple,
     repair: bool = False,
     gap_s: float = GAP_S,
@@ -144,20 +150,23 @@ async def audit(
     `ended` is told of VMs that are gone; `busy` says which virtual clusters are at work besides those with an
     operation that runs. A host that does not answer is a difference if VMs should be there.
     """
-    before, first = await _look(book, hosts, busy)
+    before, first = await _look(book, hosts, exposures, busy)
     if not first:
         return []
     await asyncio.sleep(gap_s)
-    after, second = await _look(book, hosts, busy)
+    after, second = await _look(book, hosts, exposures, busy)
     found = agreed(before, first, after, second)
     if repair:
-        return [await _mended(one, book, hosts, ended) for one in found]
+        return [await _mended(one, after, book, hosts, exposures, ended) for one in found]
     return [one.difference for one in found]
 
 
-async def _look(book: Book, hosts: Hosts, busy: Busy) -> tuple[View, list[Finding]]:
+async def _look(
+    book: Book, hosts: Hosts, exposures: Exposures | None, busy: Busy
+) -> tuple[View, list[Finding]]:
     working = frozenset(busy())
-    view = View.of(book, hosts.capacity.facts(), working)
+    exposed = exposures.ordered if exposures is not None else lambda vm: None
+    view = View.of(book, hosts.capacity.facts(), working, exposed)
     names = hosts.names()
     answers = await asyncio.gather(
         *(hosts.get(name).inventory() for name in names), return_exceptions=True
@@ -176,7 +185,12 @@ async def _look(book: Book, hosts: Hosts, busy: Busy) -> tuple[View, list[Findin
 
 
 async def _mended(
-    one: Finding, book: Book, hosts: Hosts, ended: Callable[[VmEnded], Awaitable[None]]
+    one: Finding,
+    view: View,
+    book: Book,
+    hosts: Hosts,
+    exposures: Exposures | None,
+    ended: Callable[[VmEnded], Awaitable[None]],
 ) -> Difference:
     what = one.difference
     try:
@@ -190,8 +204,25 @@ async def _mended(
             await ended(
                 VmEnded(vm=what.name, reason=f"it was not there when {what.host} was asked")
             )
+        elif one.action in ("release", "lease"):
+            await _mend_lease(one, view, book)
+        elif one.action == "expose" and exposures is not None:
+            await exposures.tell(book.vm(what.name))
         else:
             return what
     except CopperError as error:
         return what.model_copy(update={"says": f"{what.says}; not mended: {error}"})
     return what.model_copy(update={"mended": True})
+
+
+async def _mend_lease(one: Finding, view: View, book: Book) -> None:
+    """Gives an address back, or to the VM that has it, if all about it is as it was. Raises Changed."""
+    address = one.difference.name
+    key, lease = lease_key(address), view.leases.get(address)
+    if one.action == "release":
+        await book.commit(expect={key: lease}, delete=[key])
+        return
+    vm = view.row(one.about)
+    assert isinstance(vm, Vm)
+    given = Lease(address=address, network=view.network_of(address), vm=vm.name, cluster=vm.cluster)
+    await book.commit(expect={key: None, one.about: vm}, put={key: given})

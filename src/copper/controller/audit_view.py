@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
 from copper.controller.book import Book
-from copper.controller.rows import HELD, ClusterRow
+from copper.controller.pools import Pool
+from copper.controller.rows import HELD, ClusterRow, NetworkRow
 from copper.model.api import HostFacts, Vm
 from copper.model.audit import Difference, Thing
 from copper.model.errors import BadInput
 from copper.model.names import parse_vm_name
+from copper.model.networks import Exposure, Lease
 from copper.model.operations import Operation
 from copper.model.tickets import Ticket
 
-Action = Literal["", "remove", "end", "dead"]  # by the host, by the host, in the state
+# by the host twice, in the state thrice, by the host
+Action = Literal["", "remove", "end", "dead", "release", "lease", "expose"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,9 +31,19 @@ class View:
     tickets: Mapping[str, Ticket]
     facts: Mapping[str, HostFacts]
     busy: frozenset[str] = frozenset()
+    leases: Mapping[str, Lease] = dataclasses.field(default_factory=dict)
+    networks: Mapping[str, NetworkRow] = dataclasses.field(default_factory=dict)
+    # by VM that the world reaches, or that reaches it, how: see Exposure.summary
+    exposures: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def of(cls, book: Book, facts: Iterable[HostFacts], busy: Iterable[str] = ()) -> View:
+    def of(
+        cls,
+        book: Book,
+        facts: Iterable[HostFacts],
+        busy: Iterable[str] = (),
+        exposed: Callable[[Vm], Exposure | None] = lambda vm: None,
+    ) -> View:
         """As the book is now. `busy`: clusters at work, besides those with an operation that runs."""
         operations = book.all("operations", Operation)
         return cls(
@@ -38,6 +51,9 @@ class View:
             vms={vm.name: vm for vm in book.vms()},
             tickets={ticket.id: ticket for ticket in book.tickets()},
             facts={one.name: one for one in facts},
+            leases={one.address: one for one in book.all("leases", Lease)},
+            networks={one.name: one for one in book.all("networks", NetworkRow)},
+            exposures={vm.name: how.summary for vm in book.vms() if (how := exposed(vm))},
             busy=frozenset(busy)
             | {one.cluster for one in operations if one.state == "running"}
             | {row.name for row in book.clusters() if row.intent},
@@ -46,7 +62,12 @@ class View:
     def row(self, key: str) -> object:
         """The record of a key, or None."""
         table, _, name = key.partition("/")
-        rows = {"clusters": self.clusters, "vms": self.vms, "tickets": self.tickets}
+        rows: dict[str, Mapping[str, object]] = {
+            "clusters": self.clusters,
+            "vms": self.vms,
+            "tickets": self.tickets,
+            "leases": self.leases,
+        }
         return rows[table].get(name) if table in rows else None
 
     @functools.cached_property
@@ -74,6 +95,14 @@ class View:
             return parse_vm_name(name)[0]
         except BadInput:
             return ""
+
+    @functools.cached_property
+    def _pools(self) -> Mapping[str, Pool]:
+        return {name: Pool(row.pool) for name, row in self.networks.items()}
+
+    def network_of(self, address: str) -> str:
+        """Whose pool has an address; empty: none's."""
+        return next((name for name, pool in self._pools.items() if address in pool), "")
 
     def was_given_out(self, name: str) -> bool:
         """Whether this VM, which has no row, was one of those that were made and are forgotten."""
@@ -104,6 +133,9 @@ MENDS: dict[Action, str] = {
     "remove": "its host removes it",
     "end": "its host ends it",
     "dead": "it is listed as dead",
+    "release": "it is given back",
+    "lease": "it is given to that VM",
+    "expose": "its host is told again",
 }
 
 

@@ -252,4 +252,11 @@ class Core:
 
     async def audit(self, repair: bool) -> list[Difference]:
         """Compares what is written down with what hosts have; with `repair`, mends what is safe to mend."""
-        return await audit(self.book, self.hosts, self.ended, busy=self.busy, repair=repair)
+        return await audit(
+            self.book,
+            self.hosts,
+            self.ended,
+            exposures=self.exposures,
+            busy=self.busy,
+            repair=repair,
+        )

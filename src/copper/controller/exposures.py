@@ -13,6 +13,7 @@ from copper.controller.networks import NONE, OPEN
 from copper.controller.rows import ClusterRow, cluster_key, forward_key, vm_key
 from copper.model.api import Vm
 from copper.model.errors import Conflict, CopperError, NotFound
+from copper.model.machine import Record
 from copper.model.networks import EVERYWHERE, Exposure, Forward, NewForward
 from copper.wire.steps import step
 
@@ -26,6 +27,14 @@ class Exposures:
         self._book = book
         self._hosts = hosts
         self._leases = leases
+        self._forwards: dict[str, dict[str, Forward]] = {}  # by virtual cluster and key
+        book.on_change(self._seen)
+
+    def _seen(self, key: str, before: Record | None, after: Record | None) -> None:
+        if isinstance(before, Forward):
+            del self._forwards[before.cluster][key]
+        if isinstance(after, Forward):
+            self._forwards.setdefault(after.cluster, {})[key] = after
 
     def of(self, vm: Vm) -> Exposure:
         """A VM's, as it should be."""
@@ -60,11 +69,12 @@ class Exposures:
 
     def forwards(self, cluster: str) -> list[Forward]:
         """Those of a virtual cluster, by port."""
-        found = [one for one in self._book.all("forwards", Forward) if one.cluster == cluster]
-        return sorted(found, key=lambda one: (one.host_port, one.protocol))
+        found = self._forwards.get(cluster, {})
+        return sorted(found.values(), key=lambda one: (one.host_port, one.protocol))
 
     def keys(self, cluster: str) -> list[str]:
-        return [forward_key(one.protocol, one.host_port) for one in self.forwards(cluster)]
+        """Those of their rows."""
+        return list(self._forwards.get(cluster, {}))
 
     async def forward(self, cluster: str, new: NewForward) -> Forward:
         """Has a port of the hosts lead to a VM, now and whenever it runs. Raises Conflict (it leads elsewhere).

@@ -48,9 +48,17 @@ class Leases:
         if isinstance(after, Lease):
             self._take(key, after)
         if isinstance(after, NetworkRow):
-            self._pools[after.name] = Pool(after.pool)
+            self._open(after)
         elif isinstance(before, NetworkRow):
             del self._pools[before.name]
+
+    def _open(self, row: NetworkRow) -> None:
+        pool = self._pools[row.name] = Pool(row.pool)
+        # at a start the leases of it may have been read before
+        for mine in self._of.values():
+            for lease in mine.values():
+                if lease.network == row.name:
+                    pool.take(lease.address)
 
     def _promise(self, ticket: Ticket, sign: int) -> None:
         for network in ticket.networks:

@@ -109,7 +109,6 @@ class Joined(Record):
     ended: float
 
 
-# networks before the leases of them, for those who follow
 TABLES: dict[str, type[Record]] = {
     "networks": NetworkRow,
     "leases": Lease,

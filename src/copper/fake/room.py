@@ -338,6 +338,12 @@ class Room:
             if name in held:
                 raise Refused(f"VM {name} runs")
             self.forget(name)
+        elif thing == "exposure":
+            if name in held:
+                raise Refused(f"VM {name} runs")
+            for process in self.processes.values():
+                if process.name == name:
+                    self._set(process, None)
         elif thing == "suspended":
             self.drop(name)
         else:
