@@ -41,7 +41,7 @@ def test_the_script_carries_the_agent_and_all_that_starts_it(tmp_path: Path, age
         assert (root / name).readlink() == Path("/usr/lib/gridcentric/gridcentric")
     unit = (root / "etc/systemd/system/gridcentric-agent.service").read_text()
     assert "ExecStart=/usr/sbin/gridcentric-agent" in unit
-    assert stat.S_IMODE((root / "etc/init.d/gridcentric-agent").stat().st_mode) == 0o755
+    assert stat.S_IMODE((root / "usr/lib/gridcentric/openrc").stat().st_mode) == 0o755
     hooks = {path.name for path in (root / "etc/gridcentric").glob("*.d")}
     assert hooks == {
         "pre-clone.d",
