@@ -56,18 +56,18 @@ empty  defined    0  debian-12  1024 MiB     1  root
     "gc-vc list --owner ann --format name": "demo\n",
     "gc-vc list --state defined --format name": "empty\n",
     "gc-vm list": """\
-NAME    VMID  ADDRESS   GENERATION  PARENT  STATE    HOST
-demo-0     0  10.0.0.1           0       -  running  here
-demo-1     1  10.0.0.2           1       0  running  here
-demo-2     2  10.0.0.3           2       0  dead     here
+NAME    VMID  ADDRESS   GENERATION  PARENT  STATE    HOST  PUBLIC
+demo-0     0  10.0.0.1           0       -  running  here  -
+demo-1     1  10.0.0.2           1       0  running  here  -
+demo-2     2  10.0.0.3           2       0  dead     here  -
 """,
     "gc-vm list demo --state dead --format name": "demo-2\n",
-    "gc-vm list empty": "NAME  VMID  ADDRESS  GENERATION  PARENT  STATE  HOST\n",
+    "gc-vm list empty": "NAME  VMID  ADDRESS  GENERATION  PARENT  STATE  HOST  PUBLIC\n",
     "gc-vm list --format csv": """\
-name,vmid,ip,generation,parent,state,host
-demo-0,0,10.0.0.1,0,,running,here
-demo-1,1,10.0.0.2,1,0,running,here
-demo-2,2,10.0.0.3,2,0,dead,here
+name,vmid,ip,generation,parent,state,host,public
+demo-0,0,10.0.0.1,0,,running,here,
+demo-1,1,10.0.0.2,1,0,running,here,
+demo-2,2,10.0.0.3,2,0,dead,here,
 """,
     "gc-vm list demo --format name": "demo-0\ndemo-1\ndemo-2\n",
     "gc-vm list empty --format name": "",
@@ -87,6 +87,7 @@ generation     2
 parent         0
 state          dead
 host           here
+public         -
 owner          ann
 ticket         6f9619ff-8b86-d011-b42d-00c04fc964ff
 reason         it crashed
@@ -126,6 +127,8 @@ placement       near
 needs tags      ssd
 needs networks  -
 needs storage   fast
+networks        -
+egress          -
 most vms        20
 most cpus       no limit
 most memory     4096 MiB

@@ -101,7 +101,7 @@ def _decisions(core: Core, order: dict[str, Any]) -> list[float]:
         hosts = core.hosts.names()
         near = hosts[number % len(hosts)]
         begin = time.perf_counter()
-        places, _ = core.tickets.places(row, ASKED, ASKED, near)
+        places, _ = core.tickets.fits.places(row, ASKED, ASKED, near)
         taken.append((time.perf_counter() - begin) * 1000)
         if sum(places.values()) != ASKED:
             raise CopperError(f"placed on {places}")

@@ -8,8 +8,11 @@ from collections.abc import Callable, Sequence
 
 from copper.controller.book import Book, now
 from copper.controller.endings import Endings
+from copper.controller.exposures import Exposures
 from copper.controller.hosts import Hosts
-from copper.controller.rows import LIVE, ClusterRow, cluster_key, ticket_key, vm_key
+from copper.controller.leases import Leases
+from copper.controller.networks import Networks, attached, check_egress
+from copper.controller.rows import LIVE, ClusterRow, cluster_key, network_key, ticket_key, vm_key
 from copper.controller.tickets import Tickets
 from copper.model.api import (
     Cluster,
@@ -41,13 +44,23 @@ def no_progress(done: int, parts: int) -> None:
 class Clusters:
     """What may be asked of virtual clusters, but for forks and what is done to the whole of one."""
 
-    def __init__(self, book: Book, hosts: Hosts, tickets: Tickets, endings: Endings) -> None:
+    def __init__(
+        self,
+        book: Book,
+        hosts: Hosts,
+        tickets: Tickets,
+        endings: Endings,
+        leases: Leases,
+        networks: Networks,
+        exposures: Exposures,
+    ) -> None:
         self._book = book
         self._hosts = hosts
         self._tickets = tickets
         self._endings = endings
-        # public addresses for a new VM, which it has until it ends
-        self.public: Callable[[], list[str]] = list
+        self._leases = leases
+        self._networks = networks
+        self._exposures = exposures
 
     # reading
 
@@ -65,6 +78,8 @@ class Clusters:
             requires=row.requires,
             limits=row.limits,
             vm_limits=row.vm_limits,
+            networks=row.networks,
+            egress=row.egress,
             vms=len(live),
             next_vmid=row.next_vmid,
             created=row.created,
@@ -103,6 +118,9 @@ class Clusters:
         """Raises BadInput, NotFound (image) or Conflict (the name exists)."""
         check_name(new.name, "virtual cluster")
         check_name(new.image, "image")
+        egress = check_egress(new.egress, new.networks)
+        for name in attached(new.networks):
+            self._networks.row(name)
         image = await self._image(new.image)
         for field, wanted, has in (
             ("memory", new.memory_mib, image.memory_mib),
@@ -124,10 +142,17 @@ class Clusters:
             placement=new.placement,
             requires=new.requires,
             limits=new.limits,
+            networks=new.networks,
+            egress=egress,
         )
         key = cluster_key(new.name)
+        names = attached(new.networks)
+        await self._book.settled(key, *(network_key(name) for name in names))
+        # from here to the submission nothing else is decided
+        for name in names:
+            self._networks.row(name)
         try:
-            await self._book.commit(expect={key: None}, put={key: row})
+            await asyncio.shield(self._book.submit(expect={key: None}, put={key: row}))
         except Changed:
             raise Conflict(f"virtual cluster {new.name!r} exists") from None
         await step("create.written")
@@ -149,7 +174,7 @@ class Clusters:
     async def _warm(self, row: ClusterRow) -> None:
         """Has the image in memory where the master would go; that it cannot go anywhere now is no error yet."""
         try:
-            places, _ = self._tickets.places(row, 1, 1, "")
+            places, _ = self._tickets.fits.places(row, 1, 1, "")
         except NoRoom:
             return
         await self._hosts.get(next(iter(places))).warm(row.image)
@@ -164,6 +189,7 @@ class Clusters:
 
     async def delete(self, name: str) -> None:
         """Forgets a virtual cluster. Raises Conflict while it has VMs."""
+        await self._book.settled(*self._exposures.keys(name))
         await self._book.cluster_settled(name)
         row = self._book.cluster(name)
         vms = self._book.vms(name)
@@ -171,7 +197,7 @@ class Clusters:
             raise Conflict(
                 f"virtual cluster {name!r} has VMs", advice=f"gc-vc kill {name} ends them first"
             )
-        keys = [cluster_key(name), *(vm_key(vm.name) for vm in vms)]
+        keys = [cluster_key(name), *(vm_key(vm.name) for vm in vms), *self._exposures.keys(name)]
         await asyncio.shield(self._book.submit(expect={cluster_key(name): row}, delete=keys))
         await step("delete.written")
 
@@ -247,26 +273,31 @@ class Clusters:
             raise Conflict(
                 f"virtual cluster {name!r} runs already", advice=f"gc-vc kill {name} ends it"
             )
-        places, reserved = self._tickets.places(row, 1, 1, "")
+        places, reserved = self._tickets.fits.places(row, 1, 1, "")
         master = self.new_vm(row, 0, 0, None, next(iter(places)), reserved)
         own = self._tickets.new(master, places, row.shape.cpus, reserved, "used")
-        master = master.model_copy(update={"ticket": own.id})
+        (master,), leases = self._leases.give(row, [master.model_copy(update={"ticket": own.id})])
         booted = row.model_copy(update={"next_vmid": 1, "next_generation": 1})
         put = {
             cluster_key(name): booted,
             vm_key(master.name): master,
             ticket_key(own.id): own,
+            **leases,
         }
         written = self._book.submit(
-            expect={cluster_key(name): row}, put=put, delete=[vm_key(vm.name) for vm in old]
+            expect={cluster_key(name): row, **dict.fromkeys(leases)},
+            put=put,
+            delete=[vm_key(vm.name) for vm in old],
         )
         try:
             await asyncio.shield(written)
             await step("boot.planned")
             progress(0, 1)
-            await self._hosts.get(master.host).thaw(self.order(row, master, [], row.image))
+            order = self.order(row, master, [], row.image)
+            await self._hosts.get(master.host).thaw(order)
             await step("boot.thawed")
             vm = (await self.running([master]))[0]
+            await self._exposures.follow([vm], {vm.name: order.exposure})
         except BaseException:
             await asyncio.shield(self._undo_boot(written, master))
             raise
@@ -282,7 +313,7 @@ class Clusters:
     async def look_again(self, row: ClusterRow, least: int, near: str) -> None:
         """Where there seems to be no room, hosts are measured anew: what ended lately has given its memory back."""
         try:
-            self._tickets.places(row, least, least, near)
+            self._tickets.fits.places(row, least, least, near)
         except NoRoom:
             await self._hosts.refresh(*({near, *self._hosts.capacity.gave_back()} if near else ()))
 
@@ -310,7 +341,6 @@ class Clusters:
             cpus=row.shape.cpus,
             memory_mib=row.shape.memory_mib,
             reserved_bytes=reserved,
-            public=self.public(),
         )
 
     def order(self, row: ClusterRow, vm: Vm, vmids: Sequence[int], template: str = "") -> ThawOrder:
@@ -330,6 +360,7 @@ class Clusters:
             template=template or None,
             reserved_bytes=vm.reserved_bytes,
             limits=row.vm_limits,
+            exposure=self._exposures.ordered(vm),
         )
 
     async def running(self, vms: Sequence[Vm]) -> list[Vm]:

@@ -18,6 +18,7 @@ from copper.model.api import ImageInfo, VmLimits
 from copper.model.audit import Found
 from copper.model.errors import CopperError, NotFound
 from copper.model.machine import Identity, Needs, Shape
+from copper.model.networks import Exposure
 from copper.vmm.capabilities import Verdict
 
 PAGE = 4096
@@ -240,6 +241,11 @@ class FakeMachine:
 
     async def link_up(self) -> None:
         """There is no wire."""
+
+    async def expose(self, exposure: Exposure) -> None:
+        if self.place.faults:
+            await self.place.fault("expose", self._process)
+        self.place.expose(self.process, exposure)
 
     @property
     def guest(self) -> FakeGuest:

@@ -19,6 +19,7 @@ from copper.image.suspended import SuspendedVm
 from copper.model.api import ImageInfo, VmLimits
 from copper.model.audit import Found
 from copper.model.machine import Identity, Needs, Shape
+from copper.model.networks import Exposure
 from copper.vmm.capabilities import Verdict
 
 
@@ -165,6 +166,13 @@ class Machine(Protocol):
 
     async def link_up(self) -> None:
         """Puts it on its private network: what it sent before has reached nobody. Raises CopperError."""
+
+    async def expose(self, exposure: Exposure) -> None:
+        """From now on the world reaches it, and it reaches the world, as `exposure` says and in no other way.
+
+        Nothing is let through before the first call, nor after its end. In force on return; the same again changes
+        nothing; an adopted machine has what it had. Raises Refused, CopperError: then it is as it was.
+        """
 
     def log(self) -> bytes:
         """What is kept of its serial line; reads files."""

@@ -10,6 +10,7 @@ from typing import Protocol
 from copper.model.api import VmLimits
 from copper.model.errors import NoRoom
 from copper.model.machine import Identity, Record
+from copper.model.networks import Exposure
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +28,7 @@ class VmRecord(Record):
     limits: VmLimits = VmLimits()
     reserved_bytes: int = 0
     began: float = 0  # seconds since 1970
+    exposure: Exposure | None = None
     machine_id: str = ""
 
 

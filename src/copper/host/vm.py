@@ -12,6 +12,7 @@ from copper.host.records import VmRecord
 from copper.image.freeze import Pause
 from copper.model.api import Event, ThawOrder, VmLimits, VmState, VmStatus
 from copper.model.machine import Identity
+from copper.model.networks import Exposure
 from copper.net.addresses import PREFIX, place_of
 
 
@@ -30,6 +31,7 @@ class Vm:
     began: float = dataclasses.field(default_factory=time.time)
     machine_id: str = ""  # of a guest that has a network; 32 hexadecimal digits
     told: tuple[str, int] = ("", 0)  # what it knows of the others: host.names
+    exposure: Exposure | None = None  # None: the world does not reach it, nor it the world
     paused_for: str = ""  # why it is paused, when nobody asked for it
     paused_at: float = 0.0  # of the monotonic clock; 0: since before this agent began
     turn: asyncio.Lock = dataclasses.field(default_factory=asyncio.Lock)  # to stop it, or freeze it
@@ -40,6 +42,7 @@ class Vm:
         """One that was ordered; it is no machine that there was before, unless an id says so."""
         vm = cls(order.identity, template, machine)
         vm.limits, vm.reserved_bytes = order.limits, order.reserved_bytes
+        vm.exposure = order.exposure
         if machine.has_network:
             vm.machine_id = machine_id or secrets.token_hex(16)
         return vm
@@ -56,6 +59,7 @@ class Vm:
             limits=record.limits,
             reserved_bytes=record.reserved_bytes,
             began=record.began,
+            exposure=record.exposure,
             machine_id=record.machine_id,
             paused_for=record.paused_for,
         )
@@ -95,6 +99,7 @@ class Vm:
             ready_ms=self.ready_ms,
             last_pause_ms=self.last_pause.pause_ms if self.last_pause else None,
             reason=self.paused_for,
+            exposure=self.exposure,
         )
 
     def record(self) -> VmRecord:
@@ -109,6 +114,7 @@ class Vm:
             limits=self.limits,
             reserved_bytes=self.reserved_bytes,
             began=self.began,
+            exposure=self.exposure,
             machine_id=self.machine_id,
         )
 

@@ -137,6 +137,8 @@ class Vms:
             await step("host.thawed")
             if order.limits != VmLimits():
                 machine.limit(order.limits)
+            if order.exposure is not None:
+                await machine.expose(order.exposure)
             self._records.write(vm.record())
             await step("host.recorded")
             await machine.run()

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from copper.model.machine import Asked, Identity, Needs, Record, Shape
+from copper.model.networks import Attachment, Exposure
 
 VmState = Literal["starting", "running", "paused", "suspended", "ending", "dead"]
 ClusterState = Literal["defined", "running", "paused", "suspended"]
@@ -66,6 +67,14 @@ class NewCluster(Asked):
     placement: Strategy = "near"
     requires: Requirements = Requirements()
     limits: Limits = Limits()
+    networks: list[Attachment] = Field(
+        default=[], max_length=16, description="public networks that its VMs have addresses in"
+    )
+    egress: str | None = Field(
+        default=None,
+        max_length=4096,
+        description="open, none, or prefixes with commas; without: open if it has a network",
+    )
     owner: str | None = Field(
         default=None, description="whose it is; only an admin may name another"
     )
@@ -84,6 +93,8 @@ class Cluster(Record):
     requires: Requirements = Requirements()
     limits: Limits = Limits()
     vm_limits: VmLimits = VmLimits()
+    networks: list[Attachment] = Field(default=[])
+    egress: str = Field(default="none", description="open, none, or prefixes with commas")
     vms: int = Field(description="live VMs")
     next_vmid: int = Field(description="the vmid that the next clone gets; none is used twice")
     created: float = Field(description="seconds since 1970")
@@ -131,6 +142,9 @@ class VmStatus(Record):
     ready_ms: float = Field(description="from the order to the guest's word that it is ready")
     last_pause_ms: float | None = Field(description="how long its last freeze stopped it")
     reason: str = Field(default="", description="why it is paused, when nobody asked for it")
+    exposure: Exposure | None = Field(
+        default=None, description="how the world reaches it; None: not at all, and no way out"
+    )
 
 
 class ThawOrder(Record):
@@ -144,6 +158,9 @@ class ThawOrder(Record):
     source: str = Field(default="", description="the host that froze it, when it is another")
     reserved_bytes: int = Field(default=0, description="memory that is kept for it")
     limits: VmLimits = VmLimits()
+    exposure: Exposure | None = Field(
+        default=None, description="to be in force before its link is up; None: nothing"
+    )
 
 
 class Frozen(Record):
