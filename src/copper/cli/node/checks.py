@@ -18,6 +18,7 @@ from copper.client import Client
 from copper.client.http import NotRunning
 from copper.model.errors import CopperError
 from copper.model.settings import MIB, Settings
+from copper.net.private import open_lone_tap
 from copper.vmm.capabilities import Qemu, accelerator_verdict, probe_qemu
 
 SETUP = "scripts/demo installs and builds it"
@@ -54,6 +55,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield from _qemu(settings)
     yield _built("QEMU's hook", settings.native_dir / "libcopper-layers.so")
     yield _built("guest agent", settings.native_dir / "guest" / "gridcentric")
+    yield _networks()
     yield from _tools()
     yield from _memory(settings)
     yield from _folders(settings)
@@ -94,6 +96,19 @@ def _built(what: str, path: Path) -> Finding:
     if path.is_file():
         return Finding("ok", what, str(path))
     return Finding("lacking", what, f"there is no {path}", SETUP)
+
+
+def _networks() -> Finding:
+    if shutil.which("nft") is None:
+        return Finding("lacking", "networks", "there is no nft", "apt-get install nftables")
+    try:
+        os.close(open_lone_tap())
+    except OSError as error:
+        detail = f"no tap in a network namespace: {error.strerror}"
+        return Finding(
+            "lacking", "networks", detail, "/dev/net/tun and the right to make namespaces"
+        )
+    return Finding("ok", "networks", "taps, network namespaces and nft")
 
 
 def _tools() -> Iterator[Finding]:
