@@ -20,7 +20,6 @@ NOT_RUN = {
         "the first build takes minutes, and whoever follows these pages has the image"
     ],
     "examples/mapreduce/README.md": ["it takes minutes; a test runs it with a smaller text"],
-    "examples/proxy/README.md": ["virtual clusters have no network yet"] * 3,
 }
 
 
@@ -53,7 +52,7 @@ def follow(reader: Reader, page: str) -> None:
         reader.type(commands_of(block.text))
 
 
-@pytest.mark.parametrize("example", ["build", "hello", "loop", "mapreduce"])
+@pytest.mark.parametrize("example", ["build", "hello", "loop", "mapreduce", "proxy"])
 def test_an_example_does_what_its_page_says(reader: Reader, example: str) -> None:
     follow(reader, f"examples/{example}/README.md")
     assert [vm.name for vm in reader.copper.client.vms(state="running")] == []
