@@ -27,7 +27,7 @@ from copper.model.api import (
 from copper.model.audit import Found, Inventory, Thing
 from copper.model.errors import Conflict, CopperError, NotFound
 from copper.model.machine import Needs, Shape
-from copper.model.networks import Exposure
+from copper.model.networks import Exposure, Forward, Lease
 from copper.store.contract import Store
 from copper.store.memory import MemoryStore
 
@@ -235,8 +235,11 @@ class FakeHost:
         if stored is None:
             if gone := [name for name in vms if name not in self.running]:
                 raise NotFound(f"there is no VM {gone[0]}")
-            self.stored[cluster] = {name: self.running.pop(name) for name in vms}
-            self.exposed = {vm: it for vm, it in self.exposed.items() if vm in self.running}
+            orders = {name: self.running.pop(name) for name in vms}
+            self.stored[cluster] = {
+                name: order.model_copy(update={"exposure": self.exposed.pop(name, None)})
+                for name, order in orders.items()
+            }
         elif not set(vms) <= stored.keys():
             raise Conflict(f"virtual cluster {cluster} is suspended, with other VMs")
         self._answer("suspend")
@@ -247,7 +250,9 @@ class FakeHost:
             order.identity.cluster == cluster for order in self.running.values()
         ):
             raise NotFound(f"virtual cluster {cluster} is not suspended on this host")
-        self.running |= self.stored.pop(cluster, {})
+        back = self.stored.pop(cluster, {})
+        self.running |= back
+        self.exposed |= {name: order.exposure for name, order in back.items() if order.exposure}
         self._answer("resume")
 
     async def discard(self, cluster: str) -> None:
@@ -325,6 +330,10 @@ class World:
     def vmids(self, cluster: str = "a") -> list[int]:
         return [vm.vmid for vm in self.book.vms(cluster)]
 
+    def in_force(self) -> dict[str, Exposure]:
+        """How the world reaches VMs, as their hosts have it."""
+        return {vm: one for host in self.hosts for vm, one in host.exposed.items()}
+
     def agree(self) -> None:
         """What is written down is what the hosts have, and nothing else."""
         there = {(name, host.name) for host in self.hosts for name in host.running}
@@ -345,10 +354,11 @@ class World:
         """All has been ended, and all is free."""
         assert self.book.vms() == [] and self.book.tickets() == []
         assert self.book.all("joined", Joined) == []
+        assert self.book.all("leases", Lease) == [] and self.book.all("forwards", Forward) == []
         for sums in (self.core.capacity.hosts, self.core.capacity.owners):
             assert all((one.vms, one.cpus, one.reserved) == (0, 0, 0) for one in sums.values())
         for host in self.hosts:
-            assert not host.running and not host.stored and not host.frozen
+            assert not host.running and not host.stored and not host.frozen and not host.exposed
 
 
 async def until(holds: Callable[[], bool], deadline_s: float = 20.0) -> None:

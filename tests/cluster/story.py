@@ -8,7 +8,10 @@ from collections.abc import Iterator
 
 from copper.controller.rows import Joined
 from copper.model.errors import CopperError
+from copper.model.networks import Attachment, Forward, Lease, NewForward, NewNetwork
 from tests.cluster.fakes import World, until
+
+NETWORK, POOL = "pub", ["198.51.100.1-198.51.100.20"]
 
 
 class Known:
@@ -21,6 +24,8 @@ class Known:
         self.left: dict[
             tuple[str, int], int
         ] = {}  # by virtual cluster and vmid: with what it joined
+        self.networks: set[str] = set()
+        self.ports: dict[int, str] = {}  # of the hosts: whose virtual cluster they lead to
         self.unsure: set[str] = set()  # being ended: there or not, both are right
 
     @contextlib.contextmanager
@@ -34,8 +39,18 @@ class Known:
 
 async def script(world: World, known: Known) -> None:
     """What two users do, one after the other: each verb that a controller has."""
+    for host in world.hosts:
+        host.networks = [NETWORK]
+    await world.core.hosts.refresh()
+    await world.core.networks.create(NewNetwork(name=NETWORK, pool=POOL))
+    known.networks.add(NETWORK)
+    known.unsure.add("spare")
+    await world.core.networks.create(NewNetwork(name="spare", pool=["2001:db8::/64"]))
+    await world.core.networks.delete("spare")
     for name, owner in (("a", "ann"), ("b", "bob")):
-        master = await world.boot(name, owner=owner)
+        only = name == "b"
+        attached = [Attachment(name=NETWORK, master_only=only)]
+        master = await world.boot(name, owner=owner, networks=attached)
         known.clusters.add(name)
         known.vms.add(master)
         ticket = await world.ticket(master, maxcpus=6)
@@ -46,6 +61,12 @@ async def script(world: World, known: Known) -> None:
         known.vms |= {f"{name}-{vmid}" for vmid in done["vmids"]}
         done = await world.call(master, "clone", count=2)
         known.vms |= {f"{name}-{vmid}" for vmid in done["vmids"]}
+        port = 8080 + ord(name)
+        await world.core.exposures.forward(name, NewForward(vmid=0, host_port=port, port=80))
+        known.ports[port] = name
+        forwarded = NewForward(vmid=1, host_port=9000, port=80, protocol="udp")
+        await world.core.exposures.forward(name, forwarded)
+        await world.core.exposures.unforward(name, "udp", 9000)
         spare = await world.ticket(f"{name}-1")
         known.unsure.add(spare)
         await world.core.release_ticket(spare)
@@ -77,6 +98,7 @@ async def script(world: World, known: Known) -> None:
         await world.core.kill("a")
     known.clusters.discard("a")
     known.unsure.add("a")
+    known.ports = {port: name for port, name in known.ports.items() if name != "a"}
     await world.core.delete("a")
 
 
@@ -86,6 +108,11 @@ async def check(world: World, known: Known) -> None:
     there = {vm.name for vm in world.book.vms() if vm.state in ("running", "paused", "suspended")}
     assert known.vms - known.unsure <= there
     assert known.clusters - known.unsure <= {row.name for row in world.book.clusters()}
+    networks = {one.name for one in world.core.networks.all()}
+    assert known.networks <= networks <= known.networks | known.unsure | {NETWORK}
+    ports = {one.host_port: one.cluster for one in world.book.all("forwards", Forward)}
+    assert known.ports.items() <= ports.items()
+    _addresses_agree(world)
     tickets = {t.id: t for t in world.book.tickets()}
     assert known.tickets - known.unsure <= tickets.keys()
     for ticket in tickets.values():
@@ -103,6 +130,24 @@ async def check(world: World, known: Known) -> None:
             await world.core.resume(row.name)
         if states:
             await world.call(f"{row.name}-0", "clone", count=2)
+        _addresses_agree(world)
         await world.core.kill(row.name)
         await world.core.delete(row.name)
     world.nothing_is_left()
+    for network in world.core.networks.all():
+        assert network.left == network.size
+        await world.core.networks.delete(network.name)
+
+
+def _addresses_agree(world: World) -> None:
+    """Each VM has what it was given, and its host has that in force, with what leads to it."""
+    given = {one.address: one.vm for one in world.book.all("leases", Lease)}
+    has = {address: vm.name for vm in world.book.vms() for address in vm.public}
+    assert given == has
+    for row in world.book.clusters():
+        for vm in world.book.vms(row.name):
+            wanted = any(not one.master_only or vm.vmid == 0 for one in row.networks)
+            assert bool(vm.public) == wanted
+    runs = [vm for vm in world.book.vms() if vm.state in ("running", "paused")]
+    should = {vm.name: one for vm in runs if (one := world.core.exposures.ordered(vm))}
+    assert world.in_force() == should

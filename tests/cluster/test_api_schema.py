@@ -24,7 +24,15 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from copper.controller.api.document import document
-from copper.controller.rows import ClusterRow, cluster_key, operation_key, ticket_key, vm_key
+from copper.controller.rows import (
+    ClusterRow,
+    NetworkRow,
+    cluster_key,
+    network_key,
+    operation_key,
+    ticket_key,
+    vm_key,
+)
 from copper.model.operations import Operation
 from copper.model.tickets import Ticket
 from copper.openapi import described
@@ -50,7 +58,11 @@ OPERATIONS = [
     if not path.startswith(LEFT_OUT)
     for method in operations
 ]
-NEVER_GOOD = {("delete", "/v1/images/{name}"), ("delete", "/v1/users/{name}/tokens/{id}")}
+NEVER_GOOD = {
+    ("delete", "/v1/images/{name}"),
+    ("delete", "/v1/users/{name}/tokens/{id}"),
+    ("delete", "/v1/clusters/{name}/forwards/{protocol}/{host_port}"),
+}
 NUMBERS = itertools.count()
 ANSWERED: dict[tuple[str, str], set[int]] = {}  # the hundreds of the statuses
 
@@ -110,6 +122,9 @@ class Server:
         }
         put |= {vm_key(vm.name): vm for vm in vms}
         put |= {ticket_key("t"): ticket, operation_key("o"): operation}
+        if self.served.book.find(network_key("net"), NetworkRow) is None:
+            network = NetworkRow(name="net", pool=["203.0.113.1"], mode="nat", created=1.0)
+            put[network_key("net")] = network
         await self.served.book.commit(put=put)
         await self.served.secret("bob")
 
@@ -129,6 +144,7 @@ THERE = {
     "users": ["bob"],
     "hosts": ["here"],
     "images": ["micro"],
+    "networks": ["net"],
 }
 
 
@@ -165,7 +181,9 @@ def test_whatever_is_asked_the_answer_is_as_described(
         if name is not None:
             aim(case, name)
             if mode is GenerationMode.POSITIVE and isinstance(case.body, dict):
-                fresh = {"name": f"n{next(NUMBERS)}", "vm": "a-0"}
+                number = next(NUMBERS)
+                fresh: dict[str, Any] = {"name": f"n{number}", "vm": "a-0", "bridge": ""}
+                fresh |= {"pool": [f"2001:db8::{number:x}"], "host_port": 1024 + number}
                 case.body.update({part: fresh[part] for part in fresh if part in case.body})
         if not keyed:  # most keys that are drawn have been used before
             case.headers.pop("Idempotency-Key", None)

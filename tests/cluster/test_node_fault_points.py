@@ -17,17 +17,18 @@ from copper.fake.room import Room
 from copper.host.agent import HostAgent
 from copper.model.api import GuestCall, VmEnded
 from copper.model.errors import CopperError
+from copper.model.networks import Exposure
 from copper.model.settings import Settings
 from copper.store.memory import MemoryStore
 from copper.wire import steps
 from tests.cluster.cuts import Cut, Dead
 from tests.cluster.fakes import World, until
 from tests.cluster.hosts import NOWHERE
-from tests.cluster.story import Known, check, script
+from tests.cluster.story import NETWORK, Known, check, script
 
 TIMES = 100 if os.environ.get("COPPER_SOAK") else 3
 HOST_STEPS = [name for name in steps.STEPS if name.startswith("host.")]
-SETTINGS = Settings(state_dir=NOWHERE, run_dir=NOWHERE, clone_deadline_s=5)
+SETTINGS = Settings(state_dir=NOWHERE, run_dir=NOWHERE, clone_deadline_s=5, networks=(NETWORK,))
 T = TypeVar("T")
 
 
@@ -62,6 +63,10 @@ class Node(World):
             self.room.faults.plan("thaw", "fail")
         else:
             self.room.faults.forget()
+
+    def in_force(self) -> dict[str, Exposure]:
+        processes = self.room.processes.values()
+        return {one.name: one.exposure for one in processes if one.exposure is not None}
 
     def agree(self) -> None:
         there = {process.name for process in self.room.processes.values()}

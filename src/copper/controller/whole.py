@@ -164,10 +164,12 @@ class Whole:
                 await step("resume.planned")
             for host, there in _by_host(vms).items():
                 await self._hosts.get(host).resume(name)
-                for vm in there:  # its addresses are the same, what leads to it may not be
-                    await self._exposures.follow([vm], {vm.name: None})
-                found = {status.name: status.state for status in await self._hosts.get(host).vms()}
-                states |= {vm.name: found.get(vm.name, "running") for vm in there}
+                found = {status.name: status for status in await self._hosts.get(host).vms()}
+                states |= dict.fromkeys((vm.name for vm in there), "running")
+                states |= {vm.name: found[vm.name].state for vm in there if vm.name in found}
+                # its addresses are the same, what leads to it may not be
+                has = {name: status.exposure for name, status in found.items()}
+                await self._exposures.follow(there, has)
                 progress(len(states), len(vms))
             await step("resume.thawed")
         except BaseException:

@@ -163,6 +163,7 @@ class WholeClusters:
             event="resume",
             reserved_bytes=was.reserved_bytes,
             limits=was.limits,
+            exposure=was.exposure,
         )
         source = (image, was.template, was.machine_id)
         return await self._vms.put(was.identity.name, order, source)
@@ -180,4 +181,5 @@ def _suspended(vm: Vm) -> SuspendedVm:
         limits=vm.limits,
         reserved_bytes=vm.reserved_bytes,
         machine_id=vm.machine_id,
+        exposure=vm.exposure,
     )

@@ -25,6 +25,7 @@ from copper.model.api import VmLimits
 from copper.model.errors import Conflict, Damaged, Foreign, NoRoom, NotFound
 from copper.model.machine import Identity, Needs, Record, Shape
 from copper.model.names import check_name
+from copper.model.networks import Exposure
 from copper.model.settings import Settings
 from copper.vmm.layers import PAGE
 
@@ -41,6 +42,7 @@ class SuspendedVm(Record):
     limits: VmLimits = VmLimits()
     reserved_bytes: int = 0
     machine_id: str = ""
+    exposure: Exposure | None = None
 
 
 class StoredVm(Record):
