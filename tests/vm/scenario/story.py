@@ -10,8 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-# gc is the command in a shell; the others are the libraries, each in the ways that its language has. Java comes last: an
-# idle JVM ticks in every clone that is made beside it.
+# gc is the command in a shell; the others are the libraries, each in the ways that its language has. Java comes last:
+# an idle JVM ticks in every clone that is made beside it.
 BINDINGS = ("gc", "c", "python", "aio", "node", "node-callbacks", "java")
 FAMILIES = {"aio": "python", "node-callbacks": "node"}
 FILE = Path(__file__).with_name("scenario.toml")
