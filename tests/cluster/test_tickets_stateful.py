@@ -6,6 +6,7 @@ Hypothesis makes up the story; COPPER_SOAK=1 makes it tell many more, each of th
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import dataclasses
 import inspect
@@ -25,6 +26,7 @@ from copper.controller.capacity import Sum
 from copper.controller.rows import HELD, LIVE, user_key
 from copper.model.api import HostFacts, Limits, NewCluster, ThawOrder, Vm, VmEnded, VmStatus
 from copper.model.errors import CopperError
+from copper.model.networks import Attachment, Lease, NewNetwork
 from copper.model.users import Quota, User
 from copper.store.contract import Store
 from copper.store.memory import MemoryStore
@@ -41,6 +43,16 @@ CLUSTERS = {
     "c": ("cat", "pack", Limits()),
     "d": ("cat", "near", Limits()),
 }
+# the pools are short: three virtual clusters quarrel about the first
+NETWORKS = {
+    "pub": ["198.51.100.1-198.51.100.7"],
+    "six": ["203.0.113.1-203.0.113.3", "2001:db8::/64"],
+}
+ATTACHED = {
+    "a": [Attachment(name="pub")],
+    "b": [Attachment(name="pub"), Attachment(name="six", master_only=True)],
+    "c": [Attachment(name="pub", master_only=True), Attachment(name="six")],
+}
 FAULTS = ["freeze", "prepare", "thaw", "pause", "unpause", "suspend", "resume"]
 
 
@@ -50,6 +62,7 @@ class Host(FakeHost):
     def __init__(self, name: str, room: int, cpus: int, own_mib: int, made: set[str]) -> None:
         super().__init__(room, name, cpus, fetches=True)
         self.own = own_mib * MIB
+        self.networks = ["pub"] if name == "h3" else ["pub", "six"]
         self.made = made
 
     async def thaw(self, order: ThawOrder) -> VmStatus:
@@ -179,12 +192,15 @@ class Story(RuleBasedStateMachine):
         for name, quota in USERS.items():
             user = User(name=name, role="user", quota=quota, created=0)
             await self.world.book.commit(put={user_key(name): user})
+        for name, pool in NETWORKS.items():
+            await self.world.core.networks.create(NewNetwork(name=name, pool=pool))
         for name, (owner, placement, limits) in CLUSTERS.items():
             new = NewCluster(
                 name=name,
                 image="micro",
                 limits=limits,
                 placement=placement,  # type: ignore[arg-type]
+                networks=ATTACHED.get(name, []),
             )
             await self.world.core.create(owner, new)
         for number in range(4):
@@ -237,6 +253,7 @@ class Story(RuleBasedStateMachine):
             return
         with self.noted():
             self.check_sums()
+            self.check_addresses()
         if self.left:
             self.left -= 1
             if self.left == 0:
@@ -339,6 +356,7 @@ class Story(RuleBasedStateMachine):
             if vm in host.running and not host.silent:
                 self._forget([vm])
                 del host.running[vm]
+                host.exposed.pop(vm, None)
                 host.paused.discard(vm)
                 await self.world.core.ended(VmEnded(vm=vm, reason="it crashed"))
 
@@ -449,6 +467,8 @@ class Story(RuleBasedStateMachine):
                 f"does not settle: {core.busy()} {core.tickets.waiting} {self.unlike()}"
             ) from None
         self.check_sums()
+        self.check_addresses()
+        self.check_in_force()
         rows = {vm.name: vm.state for vm in core.book.vms() if vm.state in LIVE}
         assert self.vms.keys() <= rows.keys(), f"lost: {self.vms.keys() - rows.keys()}"
         held = {(vm.cluster, vm.vmid) for vm in core.book.vms() if vm.state in LIVE}
@@ -508,6 +528,47 @@ class Story(RuleBasedStateMachine):
         for cluster, (_, _, limits) in CLUSTERS.items():
             _within(cluster, sums.get(("cluster", cluster), nothing), limits)
 
+    def check_addresses(self) -> None:
+        """Each VM has what it is to have, leased to it alone; no pool has promised more than it has."""
+        assert self.world is not None
+        core = self.world.core
+        leases = {one.address: one for one in core.book.all("leases", Lease)}
+        has: list[str] = []
+        taken: collections.Counter[str] = collections.Counter()
+        for vm in core.book.vms():
+            lives = vm.state != "dead"
+            wanted = [
+                one.name
+                for one in ATTACHED.get(vm.cluster, [])
+                if lives and (vm.vmid == 0 or not one.master_only)
+            ]
+            mine = [leases[address] for address in vm.public if address in leases]
+            assert {one.network for one in mine} == set(wanted), f"{vm.name}: {mine}"
+            assert [one.address for one in mine] == vm.public, f"{vm.name} has no lease"
+            assert all(one.vm == vm.name for one in mine), f"{vm.name} has another's: {mine}"
+            has += vm.public
+            taken.update(wanted)
+        assert sorted(has) == sorted(leases), f"twice or lost: {has} {leases}"
+        for ticket in core.book.tickets():
+            if ticket.status == "granted":
+                taken.update({name: ticket.vms for name in ticket.networks})
+        for name, count in taken.items():
+            assert count <= core.leases.size(name), f"{name} gave out {count}"
+
+    def check_in_force(self) -> None:
+        """Hosts that answer bring to each VM its own addresses, and nobody brings one twice."""
+        assert self.world is not None
+        brought: list[str] = []
+        for host in self.hosts:
+            theirs = {name: one.addresses for name, one in host.exposed.items()}
+            brought += [one.address for each in theirs.values() for one in each]
+            if not host.silent:
+                rows = {vm.name: vm for vm in self.world.book.vms() if vm.host == host.name}
+                for name in host.running:
+                    addresses = [one.address for one in theirs.get(name, [])]
+                    assert addresses == rows[name].public, f"{name}: {addresses}"
+        assert len(brought) == len(set(brought)), f"brought twice: {brought}"
+
     def teardown(self) -> None:
         if not hasattr(self, "loop"):
             return
@@ -533,8 +594,10 @@ class Story(RuleBasedStateMachine):
             capacity = self.world.core.capacity
             for sums in (capacity.hosts, capacity.owners, capacity.clusters):
                 assert all(one == Sum() for one in sums.values()), sums
+            for network in self.world.core.networks.all():
+                assert network.left == network.size, network
             for host in self.hosts:
-                assert not host.running and not host.stored
+                assert not host.running and not host.stored and not host.exposed
         finally:
             await self.bury()
 

@@ -80,29 +80,30 @@ empty,defined,0,debian-12,1024,1,root
 """,
     "gc-vc show empty --format name": "empty\n",
     "gc-vm show demo-2": """\
-name           demo-2
-vmid           2
-address        10.0.0.3
-generation     2
-parent         0
-state          dead
-host           here
-public         -
-owner          ann
-ticket         6f9619ff-8b86-d011-b42d-00c04fc964ff
-reason         it crashed
-created        2023-11-14 22:13:20
-memory         -
-own memory     -
-shared memory  -
-cpus           -
-image          -
-layers         -
-disks          -
-ready after    -
-last pause     -
-accelerator    -
-pid            -
+name            demo-2
+vmid            2
+address         10.0.0.3
+generation      2
+parent          0
+state           dead
+host            here
+public          -
+address (IPv6)  -
+owner           ann
+ticket          6f9619ff-8b86-d011-b42d-00c04fc964ff
+reason          it crashed
+created         2023-11-14 22:13:20
+memory          -
+own memory      -
+shared memory   -
+cpus            -
+image           -
+layers          -
+disks           -
+ready after     -
+last pause      -
+accelerator     -
+pid             -
 """,
     "gc-vm log demo-0": "boot\r\nlogin: ",
     "gc-vc create new --image micro": "",
