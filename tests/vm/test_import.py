@@ -131,6 +131,11 @@ def test_debians_cloud_image_is_imported_booted_and_forked(copper: Copper) -> No
     assert own_names(copper, vms) == vms
     keys = [copper.sh(vm, "ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub") for vm in vms]
     assert len(set(keys)) == len(vms)
+    machine_ids = [copper.sh(vm, "cat /etc/machine-id") for vm in vms]
+    assert len(set(machine_ids)) == len(vms)
+    assert (
+        copper.sh(clones[0], "ping -c 3 -W 10 10.0.0.1 >/dev/null && echo reached") == "reached\n"
+    )
     assert "net.ifnames=0" in copper.sh(clones[0], "cat /proc/cmdline")
     assert copper.sh(clones[0], "ls /sys/class/net").split() == ["eth0", "lo"]
     assert copper.sh(clones[0], "cat /run/cloud-init/status.json 2>/dev/null; true") == ""
