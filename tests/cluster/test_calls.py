@@ -217,7 +217,7 @@ async def test_a_wrong_number_is_named(numbers: tuple[int, int, int, int], says:
 async def test_clones_with_more_processors_than_their_parent_cannot_be_had() -> None:
     async with World() as world:
         master = await world.boot()
-        with pytest.raises(NoRoom, match="2 processors"):
+        with pytest.raises(NoRoom, match="has 2, not 4"):
             await world.ticket(master, maxcpus=8, mincpus=4)
         with pytest.raises(NoRoom, match="not 1"):
             await world.ticket(master, maxcpus=1)

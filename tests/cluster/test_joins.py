@@ -214,6 +214,31 @@ async def test_a_barrier_of_32_clones_is_fast_and_leaves_nothing() -> None:
 # join
 
 
+async def test_clones_that_join_at_once_do_not_wait_for_each_others_writes() -> None:
+    class Slow(MemoryStore):
+        held: asyncio.Event | None = None
+        asked = 0
+
+        async def commit(self, **of_it: Any) -> int:
+            self.asked += 1
+            if self.held is not None:
+                await self.held.wait()
+            return await super().commit(**of_it)
+
+    store = Slow()
+    async with World(store=store) as world:
+        await forked(world, 8)
+        store.held, store.asked = asyncio.Event(), 0
+        joining = [begun(world, f"a-{vmid}", "join", status=vmid) for vmid in range(1, 9)]
+        await still()
+        assert store.asked == 8, "the store makes one transaction of what is asked meanwhile"
+        store.held.set()
+        await asyncio.gather(*joining)
+        assert store.asked == 9, "that they are gone is written for all"
+        assert results(world) == [(vmid, vmid) for vmid in range(1, 9)]
+        assert [vm.name for vm in world.book.vms("a")] == ["a-0"]
+
+
 async def test_what_clones_leave_comes_to_who_cloned_them() -> None:
     async with World() as world:
         master, ticket = await forked(world)

@@ -26,7 +26,7 @@ from copper.controller.leases import Leases
 from copper.controller.metrics import Metrics
 from copper.controller.networks import Networks
 from copper.controller.recovery import Recovery
-from copper.controller.rows import ClusterRow
+from copper.controller.rows import ClusterRow, cluster_key, vm_key
 from copper.controller.tickets import Tickets
 from copper.controller.whole import Whole
 from copper.model.api import (
@@ -208,10 +208,11 @@ class Core:
 
     async def _end_clone(self, clone: Vm, leave: Mapping[str, Record]) -> None:
         """As `end`, for one that asked for it itself and leaves rows; it waits while the whole is changed."""
-        await self.book.cluster_settled(clone.cluster)
+        keys = cluster_key(clone.cluster), vm_key(clone.name)
+        await self.book.settled(*keys)
         while clone.cluster in self.forks.closed:
             await self.forks.closed[clone.cluster].wait()
-            await self.book.cluster_settled(clone.cluster)
+            await self.book.settled(*keys)
         # one that is done before its siblings have begun: its fork is whole first
         while self.book.vm(clone.name).state == "starting" and (
             forks := self.forks.of(clone.cluster)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 
@@ -10,7 +11,7 @@ from copper.controller.book import Book
 from copper.controller.hosts import Hosts
 from copper.controller.joins import Results
 from copper.controller.leases import Leases
-from copper.controller.rows import HELD, LIVE, vm_key
+from copper.controller.rows import HELD, LIVE, cluster_key, vm_key
 from copper.controller.tickets import Tickets
 from copper.model.api import Vm, VmEnded
 from copper.model.errors import CopperError
@@ -19,6 +20,15 @@ from copper.model.tickets import Ticket
 from copper.wire.steps import step
 
 log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Over:
+    """VMs that were ended together, why some of them could not be, and tickets that can be used again."""
+
+    vms: Sequence[Vm]
+    failures: Mapping[str, BaseException]
+    restore: Mapping[str, Ticket]
 
 
 class Endings:
@@ -33,6 +43,8 @@ class Endings:
         self._results = results
         self._leases = leases
         self._told: dict[str, asyncio.Task[None]] = {}  # VMs that hosts are ending right now
+        # by virtual cluster: what its next write is for
+        self._over: dict[str, tuple[list[_Over], asyncio.Task[None]]] = {}
 
     async def undo(self, vms: Sequence[Vm], restore: Mapping[str, Ticket] = {}) -> None:
         """Ends VMs that were begun, and forgets them and their tickets; those of `restore` can be used again.
@@ -51,13 +63,22 @@ class Endings:
         """
         if not vms:
             return
-        await self._book.cluster_settled(vms[0].cluster)
-        there = [row for vm, row in self._rows(vms) if row is not None and _same(row, vm)]
-        going = {vm_key(vm.name): vm for vm in there if vm.state in LIVE}
+        # not the whole virtual cluster: clones that join at once would wait for each other's writes
+        keys = {cluster_key(vms[0].cluster), *(vm_key(vm.name) for vm in vms), *leave}
+        unused: set[str] = set()
+        while True:
+            await self._book.settled(*keys, *unused)
+            there = [row for vm, row in self._rows(vms) if row is not None and _same(row, vm)]
+            going = {vm_key(vm.name): vm for vm in there if vm.state in LIVE}
+            theirs = self._tickets.gone_with(list(going.values()))
+            known, unused = (
+                unused,
+                {key for key in theirs if _is_unused(self._book.find(key, Ticket))},
+            )
+            if unused <= known:
+                break
         if going:
             put = {**{key: _ending(vm) for key, vm in going.items()}, **leave}
-            theirs = self._tickets.gone_with(list(going.values()))
-            unused = [key for key in theirs if _is_unused(self._book.find(key, Ticket))]
             await asyncio.shield(self._book.submit(expect=going, put=put, delete=unused))
         failure = await asyncio.shield(self._end(there))
         if failure is not None:
@@ -72,23 +93,45 @@ class Endings:
             return None
         failures = await self._on_hosts(vms)
         await step("kill.ended")
-        await self._book.cluster_settled(vms[0].cluster)
-        # from here to the submission nothing else is decided; a name may be a new master's by now
-        rows = self._rows(vms)
-        vms = [vm for vm, row in rows if row is None or _same(row, vm)]
-        put: dict[str, Record] = {}
-        ended = [vm for vm in vms if vm.name not in failures]
-        delete = [vm_key(vm.name) for vm in ended] + self._leases.gone_with(ended)
-        for vm, row in rows:
-            if vm.name in failures and row is not None and _same(row, vm) and row.state in LIVE:
-                put[vm_key(vm.name)] = _ending(row)
-        if not failures:  # in one transaction, so that nobody takes the room in between
-            put |= {key: ticket for key, ticket in restore.items() if self._tickets.is_held(ticket)}
-        left, gone = self._results.at_end(vms)
-        gone += self._tickets.gone_with(list(vms))
-        await self._book.commit(put=put | left, delete=delete + gone)
+        await self._write_down(_Over(vms, failures, restore))
         await step("kill.written")
         return next(iter(failures.values()), None)
+
+    async def _write_down(self, over: _Over) -> None:
+        """Writes what comes of it, together with all that is over until the write can be decided."""
+        cluster = over.vms[0].cluster
+        if cluster not in self._over:
+            overs: list[_Over] = []
+            self._over[cluster] = overs, asyncio.create_task(self._write(cluster, overs))
+        waiting, written = self._over[cluster]
+        waiting.append(over)
+        await asyncio.shield(written)
+
+    async def _write(self, cluster: str, overs: list[_Over]) -> None:
+        await self._book.cluster_settled(cluster)
+        del self._over[cluster]
+        # from here to the submission nothing else is decided; a name may be a new master's by now
+        put: dict[str, Record] = {}
+        gone: dict[str, Vm] = {}
+        ended: dict[str, Vm] = {}
+        for over in overs:
+            for vm, row in self._rows(over.vms):
+                if row is not None and not _same(row, vm):
+                    continue
+                gone[vm.name] = vm
+                if vm.name not in over.failures:
+                    ended[vm.name] = vm
+                elif row is not None and row.state in LIVE:
+                    put[vm_key(vm.name)] = _ending(row)
+            if not over.failures:  # in one transaction, so that nobody takes the room in between
+                again = over.restore.items()
+                put |= {key: ticket for key, ticket in again if self._tickets.is_held(ticket)}
+        for name in ended:
+            put.pop(vm_key(name), None)
+        left, delete = self._results.at_end(list(gone.values()))
+        delete += self._tickets.gone_with(list(gone.values()))
+        delete += [vm_key(name) for name in ended] + self._leases.gone_with(ended.values())
+        await self._book.commit(put=put | left, delete=delete)
 
     def _rows(self, vms: Sequence[Vm]) -> list[tuple[Vm, Vm | None]]:
         """What is written down now under each VM's name."""
