@@ -52,6 +52,10 @@ class Exposures:
 
     def ordered(self, vm: Vm) -> Exposure | None:
         """As an order has it: None where nothing is to be seen to."""
+        row = self._book.find(cluster_key(vm.cluster), ClusterRow)
+        private = row is None or row.egress == NONE
+        if private and not vm.public and not self._forwards.get(vm.cluster):
+            return None  # as most are, and forks have many
         exposure = self.of(vm)
         return None if exposure.is_private else exposure
 
