@@ -7,14 +7,30 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from copper.client.commands import Finished
-from tests.vm.machinery import DEADLINE_S, Copper
+from tests.vm.machinery import DEADLINE_S, Copper, a_copper
 
 CLONES = 3
+
+
+@pytest.fixture(scope="module")
+def shared(accel: str, micro: str) -> Iterator[Copper]:
+    """One Copper for all: what each leaves, its virtual cluster's end takes away."""
+    with a_copper(accel) as made:
+        yield made
+
+
+@pytest.fixture
+def copper(shared: Copper) -> Iterator[Copper]:
+    """It, without a virtual cluster before and after."""
+    yield shared
+    shared.client.kill("a")
+    shared.client.delete("a")
+    assert shared.client.statuses() == []
 
 
 def forked(copper: Copper, image: str, clones: int = CLONES) -> tuple[str, str]:
