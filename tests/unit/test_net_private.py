@@ -237,6 +237,17 @@ FORGED = {
             58,
         ),
     ),
+    "a report of who listens": ethernet(
+        mac_of(0),
+        mac_of(1),
+        IPV6,
+        ipv6(
+            link_local_of(1),
+            "ff02::16",
+            b"\x3a\0\5\2\0\0\1\0" + bytes([143]) + bytes(7) + b"forged-by-vm-one",
+            0,
+        ),
+    ),
     "a redirect": ethernet(
         mac_of(0),
         mac_of(1),

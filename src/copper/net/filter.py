@@ -18,7 +18,8 @@ _TAP_NAME = re.compile(r"v(\d{1,8})")
 BURST = 1000  # frames to all, of one VM in a second: a flood of them would wake every other VM
 
 # An answer that says where an address is (ARP, neighbour advertisement) must be about the sender's own. Nobody is a
-# router but the host. What has another type, VLAN tags included, is not looked into and therefore does not pass.
+# router but the host, and nobody asks who listens to what: reports of it would go to all VMs for nothing. What has
+# another type, VLAN tags included, is not looked into and therefore does not pass.
 RULES = f"""
 table bridge copper {{
   set macs {{ typeof iifname . ether saddr; }}
@@ -31,6 +32,7 @@ table bridge copper {{
     iifname . ether saddr != @macs drop
     ether daddr & 01:00:00:00:00:00 == 01:00:00:00:00:00 \\
       update @bursts {{ iifname limit rate over {BURST}/second burst {BURST} packets }} drop
+    ip protocol igmp drop
     ether type ip iifname . ip saddr @addresses accept
     ether type arp goto arps
     ether type ip6 goto ipv6s
@@ -46,10 +48,11 @@ table bridge copper {{
     drop
   }}
   chain ipv6s {{
-    icmpv6 type {{ nd-router-advert, nd-redirect }} drop
+    icmpv6 type {{ nd-router-solicit, nd-router-advert, nd-redirect }} drop
+    icmpv6 type {{ mld-listener-query, mld-listener-report, mld-listener-done, mld2-listener-report }} drop
     icmpv6 type nd-neighbor-advert iifname . @th,64,128 != @targets drop
     iifname . ip6 saddr @addresses6 accept
-    ip6 saddr :: icmpv6 type {{ nd-neighbor-solicit, mld-listener-report, mld2-listener-report }} accept
+    ip6 saddr :: icmpv6 type nd-neighbor-solicit accept
     drop
   }}
 }}

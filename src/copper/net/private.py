@@ -88,6 +88,7 @@ class PrivateNetwork:
                 socket.ask(netlink.set_up("lo"), netlink.add_bridge(BRIDGE, BRIDGE_MAC))
                 bridge = netlink.index_of(BRIDGE)
                 socket.ask(netlink.add_address(bridge, GATEWAY, WIDEST), netlink.set_up(BRIDGE))
+                _write_sysctl(f"{BRIDGE}/accept_ra", "0")  # nor does it ask for routers
                 if _write_sysctl(f"{BRIDGE}/disable_ipv6", "0"):
                     socket.ask(netlink.add_address(bridge, GATEWAY6, PREFIX6))
                 filter.load(filter.RULES)
