@@ -24,9 +24,12 @@ from tests.unit.fake_bodies import (
     CHANGES,
     CLUSTERS,
     DIFFERENCES,
+    FORWARD,
     HEALTH,
     HOST,
     IMAGE,
+    LEASES,
+    NETWORKS,
     OPERATIONS,
     STATUSES,
     TICKET,
@@ -158,6 +161,8 @@ def fake_app(files: dict[str, bytes]) -> FastAPI:
 
     @app.post("/v1/clusters/{name}/{verb}")
     async def act(name: str, verb: str, request: Request) -> Any:
+        if verb == "forwards":
+            return FORWARD
         if verb not in ("kill", "pause", "unpause", "suspend", "resume"):
             raise NotFound(verb)
         known(CLUSTERS, name, "virtual cluster")
@@ -214,6 +219,35 @@ def fake_app(files: dict[str, bytes]) -> FastAPI:
         if name == "micro":
             raise Conflict("image micro is in use by demo")
         known({}, name, "image")
+
+    @app.get("/v1/networks")
+    async def networks(request: Request) -> Any:
+        return page_of(list(NETWORKS.values()), request)
+
+    @app.post("/v1/networks", status_code=201)
+    async def create_network() -> Any:
+        return NETWORKS["public"]
+
+    @app.get("/v1/networks/{name}")
+    async def network(name: str) -> Any:
+        return known(NETWORKS, name, "network")
+
+    @app.delete("/v1/networks/{name}", status_code=204)
+    async def delete_network(name: str) -> Response:
+        known(NETWORKS, name, "network")
+        return Response(status_code=204)
+
+    @app.get("/v1/networks/{name}/leases")
+    async def leases(request: Request) -> Any:
+        return page_of(LEASES, request, "address")
+
+    @app.get("/v1/clusters/{name}/forwards")
+    async def forwards(request: Request) -> Any:
+        return page_of([FORWARD], request, "host_port")
+
+    @app.delete("/v1/clusters/{name}/forwards/{protocol}/{port}", status_code=204)
+    async def delete_forward(name: str) -> Response:
+        return Response(status_code=204)
 
     @app.get("/v1/users")
     async def users(request: Request) -> Any:

@@ -147,6 +147,28 @@ HEALTH = {
     "accelerator_reason": "COPPER_ACCEL says so",
     "state_dir": "/nowhere",
 }
+NETWORKS: dict[str, dict[str, Any]] = {
+    "public": {
+        "name": "public",
+        "mode": "nat",
+        "bridge": "br0",
+        "pool": ["198.51.100.8-198.51.100.11", "2001:db8::1"],
+        "size": 4,
+        "left": 2,
+        "hosts": ["here"],
+        "created": 1700000000.0,
+    },
+    # as a user is told of one
+    "six": {
+        "name": "six",
+        **dict.fromkeys(("mode", "bridge", "pool", "size", "left", "hosts", "created")),
+    },
+}
+LEASES = [
+    {"address": f"198.51.100.{last}", "network": "public", "vm": vm, "cluster": "demo"}
+    for last, vm in ((10, "demo-1"), (9, "demo-0"))
+]
+FORWARD = {"cluster": "demo", "vmid": 0, "host_port": 8080, "port": 80, "protocol": "tcp"}
 USERS: dict[str, dict[str, Any]] = {
     "ann": {
         "name": "ann",

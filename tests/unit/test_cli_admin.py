@@ -73,6 +73,51 @@ ASKED = {
             "owner": "ann",
         },
     ),
+    "gc-vc create new --image micro --network public --network lan,master-only"
+    " --egress 192.0.2.0/24": (
+        "POST",
+        "/v1/clusters",
+        {
+            "name": "new",
+            "image": "micro",
+            "memory_class": "shared",
+            "placement": "near",
+            "requires": {"tags": [], "networks": [], "storage": []},
+            "limits": NO_LIMITS,
+            "networks": [
+                {"name": "public", "master_only": False},
+                {"name": "lan", "master_only": True},
+            ],
+            "egress": "192.0.2.0/24",
+        },
+    ),
+    "copper network create public --pool 198.51.100.8-198.51.100.11 --pool 2001:db8::1"
+    " --bridge br0": (
+        "POST",
+        "/v1/networks",
+        {
+            "name": "public",
+            "pool": ["198.51.100.8-198.51.100.11", "2001:db8::1"],
+            "mode": "nat",
+            "bridge": "br0",
+        },
+    ),
+    "copper network create lan --pool 192.0.2.0/28 --routed": (
+        "POST",
+        "/v1/networks",
+        {"name": "lan", "pool": ["192.0.2.0/28"], "mode": "routed", "bridge": ""},
+    ),
+    "copper network delete public": ("DELETE", "/v1/networks/public", None),
+    "gc-vc forward demo 1 5353:53 --udp": (
+        "POST",
+        "/v1/clusters/demo/forwards",
+        {"vmid": 1, "host_port": 5353, "port": 53, "protocol": "udp"},
+    ),
+    "gc-vc forward demo --remove 8080": (
+        "DELETE",
+        "/v1/clusters/demo/forwards/tcp/8080",
+        None,
+    ),
     # demo has at most 20 VMs and 4096 MiB, each 512 MiB of its own: what is not given stays
     "gc-vc limit demo --max-cpus 7 --max-memory none": (
         "PUT",
@@ -166,6 +211,27 @@ demo     ann        2.00         12.3         0.500      1.000         0.000    
     "gc-vc usage --by user --format name": "ann\n",
     "gc-vc usage demo --format name": "demo\n",
     "copper whoami": "name  ann\nrole  user\n",
+    "copper network list": """\
+NAME    MODE  BRIDGE  SIZE  LEFT  HOSTS  POOL
+public  nat   br0        4     2  here   198.51.100.8-198.51.100.11 2001:db8::1
+six     -     -          -     -  -      -
+""",
+    "copper network list --format name": "public\nsix\n",
+    "copper network show public": """\
+name     public
+mode     nat
+bridge   br0
+size     4
+left     2
+hosts    here
+pool     198.51.100.8-198.51.100.11 2001:db8::1
+created  2023-11-14 22:13:20
+leases   198.51.100.9 demo-0, 198.51.100.10 demo-1
+""",
+    "gc-vc forward demo": """\
+HOST PORT  PROTOCOL  VMID  PORT
+     8080  tcp          0    80
+""",
     "copper user list": """\
 NAME  ROLE        VMS      CPUS  MEMORY (MIB)  CREATED
 ann   user        100  no limit      no limit  2023-11-14 22:13:20
