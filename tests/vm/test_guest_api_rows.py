@@ -88,7 +88,7 @@ def usage(text: str) -> str:
     return f"gc: {text.split()[0]}: expected: gc {text}\n"
 
 
-ROWS: list[Row] = [
+ROWS = [
     # rt
     Row("rt", "gc rt 2 1 1 1000", "ticket <uuid>\n"),
     Row("request-ticket", "gc request-ticket 2 1 1 0", "ticket <uuid>\n"),
@@ -525,6 +525,9 @@ ROWS: list[Row] = [
 ]
 
 
+IN_ORDER = sorted(ROWS, key=Row.place)
+
+
 @pytest.fixture(scope="module")
 def small(accel: str, micro: str) -> Iterator[Copper]:
     """A Copper whose host has processors for four machines."""
@@ -588,7 +591,7 @@ def pattern(text: str) -> str:
     return "".join(VARYING.get(part, part if part == "[12]" else re.escape(part)) for part in parts)
 
 
-@pytest.mark.parametrize("row", sorted(ROWS, key=Row.place), ids=lambda row: row.id)
+@pytest.mark.parametrize("row", IN_ORDER, ids=lambda row: row.id)
 def test_row(small: Copper, stage: Stage, row: Row) -> None:
     stage.set(row)
     ticket = "t=$(cat /tmp/t)\n" if "$t" in row.command else ""
