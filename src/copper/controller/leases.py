@@ -55,10 +55,10 @@ class Leases:
     def _open(self, row: NetworkRow) -> None:
         pool = self._pools[row.name] = Pool(row.pool)
         # at a start the leases of it may have been read before
-        for mine in self._of.values():
-            for lease in mine.values():
-                if lease.network == row.name:
-                    pool.take(lease.address)
+        given = (lease for mine in self._of.values() for lease in mine.values())
+        for lease in (*given, *self._going.values()):
+            if lease.network == row.name:
+                pool.take(lease.address)
 
     def _promise(self, ticket: Ticket, sign: int) -> None:
         for network in ticket.networks:
