@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,8 +52,32 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: ranks.get(folder_of(item.path), len(ORDER)))
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """With scripts/test: the time since it began, for pytest's own last line lacks the setup."""
+_TABLE = pytest.StashKey[str]()
+
+
+def show(config: pytest.Config, table: str) -> None:
+    """Has a table shown at the end of the run, also by a worker of several."""
+    config.stash[_TABLE] = table
+    if hasattr(config, "workeroutput"):
+        config.workeroutput["table"] = table
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """A worker ended: takes over its table, if it has one."""
+    if table := getattr(node, "workeroutput", {}).get("table"):
+        node.config.stash[_TABLE] = table
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """The scenario's table, and with scripts/test the time since it began: pytest's last line lacks the setup."""
+    if table := config.stash.get(_TABLE, None):
+        terminalreporter.section("the guest API's scenario")
+        terminalreporter.write(table)
+        if where := config.getoption("--scenario-table"):
+            Path(where).write_text(table)
     if began := os.environ.get("COPPER_TEST_BEGAN"):
         terminalreporter.write_line(
             f"the whole of scripts/test took {time.time() - float(began):.0f} s"

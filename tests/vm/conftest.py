@@ -11,8 +11,9 @@ import pytest
 
 from copper.host.template import build_template
 from copper.model.settings import from_environment
+from tests.conftest import show
 from tests.vm.machinery import Copper, a_copper, images_folder
-from tests.vm.scenario.results import KEY, Results
+from tests.vm.scenario.results import Results
 
 
 class _Said:
@@ -83,17 +84,8 @@ def copper(accel: str, micro: str) -> Iterator[Copper]:
 
 
 @pytest.fixture(scope="session")
-def results(request: pytest.FixtureRequest) -> Results:
-    """What became of the scenario with each binding."""
-    return request.config.stash.setdefault(KEY, Results())
-
-
-def pytest_terminal_summary(
-    terminalreporter: pytest.TerminalReporter, config: pytest.Config
-) -> None:
-    """Shows the scenario's table, and writes it where `--scenario-table` says."""
-    if found := config.stash.get(KEY, None):
-        terminalreporter.section("the guest API's scenario")
-        terminalreporter.write(found.table())
-        if where := config.getoption("--scenario-table"):
-            Path(where).write_text(found.table())
+def results(request: pytest.FixtureRequest) -> Iterator[Results]:
+    """What became of the scenario with each binding: a table in the summary of the run."""
+    found = Results()
+    yield found
+    show(request.config, found.table())

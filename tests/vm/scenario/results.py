@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from tests.vm.scenario.story import BINDINGS, scenario
 
 LEGEND = "ok: as the contract says; -: not for this binding; FAILED; blank: not run"
@@ -14,9 +12,6 @@ class Results:
 
     def __init__(self) -> None:
         self._cells: dict[tuple[str, str], str] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._cells)
 
     def put(self, case: str, binding: str, *, passed: bool) -> None:
         self._cells[case, binding] = "ok" if passed else "FAILED"
@@ -36,6 +31,3 @@ class Results:
             for row in rows
         )
         return "\n".join([*lines, "", LEGEND]) + "\n"
-
-
-KEY = pytest.StashKey[Results]()  # where the tests of one run keep theirs
