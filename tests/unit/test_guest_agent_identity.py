@@ -316,10 +316,12 @@ async def _message(host: RawHost) -> dict[str, Any]:
 def _signs(key: Path, public: str) -> None:
     """OpenSSH makes a signature with the private key that it finds good for the public one."""
     (signers := key.with_name("signers")).write_text(f"me {public}")
-    for argv, out in (
-        (["-Y", "sign", "-q", "-n", "x", "-f", key], signature := key.with_name("signature")),
+    signature = key.with_name("signature")
+    asked: list[tuple[list[str | Path], Path | None]] = [
+        (["-Y", "sign", "-q", "-n", "x", "-f", key], signature),
         (["-Y", "verify", "-q", "-n", "x", "-I", "me", "-f", signers, "-s", signature], None),
-    ):
+    ]
+    for argv, out in asked:
         done = subprocess.run(["ssh-keygen", *argv], input=b"text", capture_output=True, check=True)
         if out is not None:
             out.write_bytes(done.stdout)

@@ -17,8 +17,8 @@ Made by `python -m copper.cli.reference > docs/reference/cli.md`; the commands' 
 
 They speak to the Copper of this machine, whose [settings](settings.md) their environment names, or to another one:
 `COPPER_URL=https://HOST:PORT` says where, `COPPER_TOKEN` who asks, and `COPPER_CA=FILE` which authority made its
-certificate ([how](../how-to/users.md)). `copper up`, `down`, `doctor`, `image build` and `import`, `demo` and `bench` are
-about this machine, whatever these say.
+certificate ([how](../how-to/users.md)). `copper up`, `down`, `doctor`, `image build` and `import`, `demo` and `bench`
+are about this machine, whatever these say.
 
 Results go to standard output and everything else to standard error. An error is one line,
 `gc-vm: what is wrong (what to do)`; `COPPER_DEBUG=1` shows a traceback with it.
