@@ -29,7 +29,7 @@ from copper.image.build import built as builds
 from copper.image.build.built import Built
 from copper.image.build.progress import Progress
 from copper.image.store import ImageStore, Manifest
-from copper.model.errors import Conflict, CopperError, NotFound, TimedOut
+from copper.model.errors import Conflict, CopperError, Damaged, Foreign, NotFound, TimedOut
 from copper.model.settings import Settings
 from copper.vmm.process import Alive, strays
 
@@ -141,7 +141,7 @@ def ready_template(
 
     try:
         manifest = build()
-    except Conflict:  # of an older recipe, agent or QEMU
+    except (Conflict, Damaged, Foreign):  # of an older recipe, agent, QEMU or Copper
         ImageStore(mine).delete(guest.image)
         manifest = build()
     folder = mine.cache_dir / "images" / f"{guest.recipe}-{manifest.recipe_digest[:16]}"
