@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -38,8 +39,8 @@ def refused(copper: NamedCopper, *argv: str) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
-def rows(copper: NamedCopper, *argv: str) -> list[dict[str, str]]:
-    found: list[dict[str, str]] = json.loads(copper.run(*argv, "--format", "json"))
+def rows(copper: NamedCopper, *argv: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(copper.run(*argv, "--format", "json"))
     return found
 
 
