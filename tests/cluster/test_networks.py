@@ -220,6 +220,17 @@ async def test_an_address_is_free_once_its_end_is_written(world: World) -> None:
     assert left(world) == 1
 
 
+async def test_a_lease_that_is_written_is_never_written_over(world: World) -> None:
+    """Not even where it is of a network that is not there, and so is in no sum."""
+    there = Lease(address="198.51.100.1", network="gone", vm="z-0", cluster="z")
+    await world.book.commit(put={lease_key(there.address): there})
+    await world.core.create("root", _new("a", ALL))
+    with pytest.raises(Conflict, match=r"leases/198\.51\.100\.1 has changed"):
+        await world.core.boot("a")
+    assert world.book.all("leases", Lease) == [there]
+    assert (await world.core.boot("a")).public == ["198.51.100.2"]
+
+
 async def test_leases_survive_the_controller(world: World) -> None:
     store, host = MemoryStore(), FakeHost()
     host.networks = ["pub"]
@@ -340,8 +351,11 @@ async def test_a_port_leads_to_one_vm_now_and_whenever_it_runs(world: World) -> 
     await world.call(master, "clone", count=1)
     assert [one.host_port for one in world.host.exposed["a-1"].forwards] == [8081]
     await world.core.suspend("a")
+    late = NewForward(vmid=0, host_port=8082, port=82)  # nobody is there to be told
+    await world.core.exposures.forward("a", late)
     await world.core.resume("a")
-    assert [one.host_port for one in world.host.exposed["a-0"].forwards] == [8080]
+    assert [one.host_port for one in world.host.exposed["a-0"].forwards] == [8080, 8082]
+    await world.core.exposures.unforward("a", "tcp", 8082)
     with pytest.raises(NotFound, match="does not lead to virtual cluster 'b'"):
         await world.core.exposures.unforward("b", "tcp", 8080)
     await world.core.exposures.unforward("a", "tcp", 8080)
