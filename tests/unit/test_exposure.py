@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from copper.fake.keep import Keep
 from copper.fake.room import Room
-from copper.host.qemu_machine import QemuMachine
 from copper.model.errors import CopperError, NotFound, Refused
 from copper.model.networks import Exposure, Forward, PublicAddress
 from tests.cluster.hosts import Place, a_place, order_of
@@ -89,15 +87,3 @@ async def test_it_outlives_the_process_that_simulates_the_host(tmp_path: Path) -
         again.expose(other, exposure)
     again.end(again.find("a-0"), "it was ended")
     again.expose(other, exposure)
-
-
-async def test_qemu_refuses_in_one_line_what_it_cannot_do_yet() -> None:
-    machine: Any = SimpleNamespace(name="a-0")
-    await QemuMachine.expose(machine, exposure_of())
-    for exposure in (
-        exposure_of(0, "198.51.100.1"),
-        exposure_of(egress=["::/0"]),
-        exposure_of(forwards=[FORWARD]),
-    ):
-        with pytest.raises(Refused, match="cannot bring VM a-0 to a public network"):
-            await QemuMachine.expose(machine, exposure)

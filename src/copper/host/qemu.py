@@ -262,7 +262,7 @@ class QemuHypervisor:
             remove_log(self._log(name))
             raise
         self.groups.find(name, process.pid, process.shape)
-        self.networks.adopt(record.identity.cluster, record.identity.vmid)
+        self.networks.adopt(record.identity.cluster, record.identity.vmid, record.exposure)
         made = self._connect(record.identity, machine, listener)
         made.limit(record.limits, again=True)
         if record.ready_ms:  # one that never was is undone

@@ -18,7 +18,6 @@ from copper.image.machine import Image as QemuImage
 from copper.image.machine import Machine as QemuVm
 from copper.image.thaw import run
 from copper.model.api import VmLimits
-from copper.model.errors import Refused
 from copper.model.machine import Identity, Needs, Shape
 from copper.model.networks import Exposure
 from copper.model.settings import Settings
@@ -111,11 +110,7 @@ class QemuMachine:
         await self._networks.link_up(self._identity.cluster, self._identity.vmid)
 
     async def expose(self, exposure: Exposure) -> None:
-        if not exposure.is_private:
-            raise Refused(
-                f"this host cannot bring VM {self.name} to a public network, nor let it out, yet",
-                advice="leave out --network, --egress and forwards",
-            )
+        await self._networks.expose(self._identity.cluster, self._identity.vmid, exposure)
 
     def used(self) -> Used:
         # not after its end: the number may be another process's

@@ -60,6 +60,7 @@ def place_of(vmid: int, prefix: int) -> dict[str, str | int]:
         "prefix": prefix,
         "address6": ipv6_of(vmid),
         "prefix6": PREFIX6,
+        "gateway": GATEWAY,
     }
 
 

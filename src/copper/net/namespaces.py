@@ -62,6 +62,12 @@ def made(name: str) -> Iterator[None]:
         raise
 
 
+def descriptor(name: str) -> int:
+    """Of a namespace, the caller's to close; without a name, that of the process. Raises FileNotFoundError."""
+    path = FOLDER / name if name else Path(f"/proc/{os.getpid()}/ns/net")
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+
 def new_thread_namespace() -> None:
     """This thread is in a namespace without a name: it lives as long as what is open of it."""
     _check(_libc.unshare(_NEWNET), "a network namespace")

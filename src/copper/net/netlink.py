@@ -129,15 +129,20 @@ class Netlink:
 
     def links(self) -> dict[str, int]:
         """All devices of the namespace, with their indexes."""
-        self._socket.send(self._pack(GETLINK, _DUMP, _link()))
         found: dict[str, int] = {}
+        for body in self.listed(GETLINK, _link()):
+            name = attributes_of(body[16:]).get(_IFNAME, b"").rstrip(b"\0")
+            found[name.decode(errors="replace")] = struct.unpack_from("=i", body, 4)[0]
+        return found
+
+    def listed(self, kind: int, body: bytes) -> Iterator[bytes]:
+        """All that there is of a kind, such as GETLINK; to be read to its end."""
+        self._socket.send(self._pack(kind, _DUMP, body))
         while True:
-            for kind, body in self._answers():
-                if kind in (_DONE, _ERROR):
-                    return found
-                attributes = dict(_attributes(body[16:]))
-                name = attributes.get(_IFNAME, b"").rstrip(b"\0").decode(errors="replace")
-                found[name] = struct.unpack_from("=i", body, 4)[0]
+            for answer, there in self._answers():
+                if answer in (_DONE, _ERROR):
+                    return
+                yield there
 
     def _pack(self, kind: int, flags: int, body: bytes) -> bytes:
         self._number += 1
@@ -152,11 +157,14 @@ class Netlink:
             data = data[(length + 3) & ~3 :]
 
 
-def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+def attributes_of(data: bytes) -> dict[int, bytes]:
+    """The attributes of a message, without its head."""
+    found = {}
     while len(data) >= 4:
         length, kind = struct.unpack_from("=HH", data)
-        yield kind & 0x3FFF, data[4:length]
+        found[kind & 0x3FFF] = data[4:length]
         data = data[max(4, (length + 3) & ~3) :]
+    return found
 
 
 def index_of(name: str) -> int:

@@ -10,8 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from copper.model.errors import CopperError
+from copper.model.networks import Exposure
 from copper.net import namespaces
 from copper.net.private import PrivateNetwork
+from copper.net.public import PublicSide
+from copper.net.world import World
 
 T = TypeVar("T")
 
@@ -22,12 +25,14 @@ class Networks:
     A namespace is there from the first VM's tap until the last VM has left, and found again by its name.
     """
 
-    def __init__(self, instance: str) -> None:
-        """`instance` tells this Copper from others of the host."""
+    def __init__(self, instance: str, outside: str = "") -> None:
+        """`instance` tells this Copper from others of the host. `outside`: a namespace that stands for the host."""
         self._prefix = f"copper-{instance}-"
         self._thread = ThreadPoolExecutor(1, "copper-net")
         self._open: dict[str, PrivateNetwork] = {}  # of the thread
         self._users: dict[str, set[int]] = {}
+        self._world = World(instance, self._network, outside)
+        self._public = PublicSide(self._world, self._do)
 
     def namespace_of(self, cluster: str) -> str:
         """The name of its namespace: /run/netns has it while the virtual cluster has VMs here."""
@@ -52,12 +57,24 @@ class Networks:
         """From now on this VM reaches the others and they it; again: no difference. Raises CopperError."""
         await self._do(cluster, lambda: self._network(cluster).link_up(vmid))
 
-    def adopt(self, cluster: str, vmid: int) -> None:
-        """A VM that an earlier agent gave a tap to."""
+    async def expose(self, cluster: str, vmid: int, exposure: Exposure) -> None:
+        """Has the world reach this VM, and it the world, as this says and in no other way, on return.
+
+        Raises Refused, CopperError: it is as it was.
+        """
+        await self._public.expose(cluster, vmid, exposure)
+
+    def adopt(self, cluster: str, vmid: int, exposure: Exposure | None = None) -> None:
+        """A VM that an earlier agent gave a tap to; `clear` sees to what is in force for all of them."""
         self._users.setdefault(cluster, set()).add(vmid)
+        self._public.adopt(cluster, vmid, exposure)
 
     async def leave(self, cluster: str, vmid: int) -> None:
-        """A VM has ended, and its tap with its process; the last one's namespace goes too."""
+        """A VM has ended, and its tap with its process; the last one's namespace goes too.
+
+        Nothing leads to it from the world on return.
+        """
+        await self._public.leave(cluster, vmid)
         users = self._users.get(cluster, set())
         users.discard(vmid)
         if not users:
@@ -65,7 +82,8 @@ class Networks:
             await self._do(cluster, lambda: self._remove(cluster))
 
     async def clear(self) -> None:
-        """Removes the namespaces that no VM has."""
+        """Removes the namespaces that no VM has, and what is in force for no VM."""
+        await self._public.settle()
         for cluster in await self._do("", self._clusters):
             await self.mend(cluster)
 
@@ -124,6 +142,7 @@ class Networks:
         return found
 
     def _close(self) -> None:
+        self._world.close()
         for network in self._open.values():
             network.close()
         self._open.clear()

@@ -72,7 +72,7 @@ class PrivateNetwork:
 
     def __init__(self, name: str, socket: Netlink, bridge: int) -> None:
         self.name = name
-        self._socket = socket
+        self.socket = socket
         self._bridge = bridge
         self._blocks: set[int] = set()
 
@@ -118,7 +118,7 @@ class PrivateNetwork:
         filter.load(filter.elements(vmids))
         for vmid in vmids:
             mac = mac_of(vmid)
-            self._socket.ask(
+            self.socket.ask(
                 netlink.add_neighbour(self._bridge, ipv4_of(vmid), mac),
                 netlink.add_neighbour(self._bridge, ipv6_of(vmid), mac),
                 fine=(errno.EAFNOSUPPORT, errno.EOPNOTSUPP),
@@ -130,7 +130,7 @@ class PrivateNetwork:
         namespaces.enter(self.name)
         name = tap_name(vmid)
         port = netlink.index_of(name)
-        self._socket.ask(
+        self.socket.ask(
             netlink.into_bridge(name, self._bridge),
             netlink.keep_quiet(port),
             netlink.add_station(port, mac_of(vmid)),
@@ -139,7 +139,7 @@ class PrivateNetwork:
 
     def taps(self) -> list[int]:
         """The vmids that have one."""
-        vmids = map(vmid_of, self._socket.links())
+        vmids = map(vmid_of, self.socket.links())
         return sorted(vmid for vmid in vmids if vmid is not None)
 
     def remove_tap(self, vmid: int) -> None:
@@ -147,10 +147,10 @@ class PrivateNetwork:
         namespaces.enter(self.name)
         with contextlib.suppress(FileNotFoundError):
             index = netlink.index_of(tap_name(vmid))
-            self._socket.ask(netlink.remove(index), fine=(errno.ENODEV,))
+            self.socket.ask(netlink.remove(index), fine=(errno.ENODEV,))
 
     def close(self) -> None:
-        self._socket.close()
+        self.socket.close()
 
 
 def _write_sysctl(name: str, value: str) -> bool:

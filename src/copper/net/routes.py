@@ -1,0 +1,105 @@
+"""Messages of rtnetlink for ways between namespaces: cables, routes, and addresses that are answered for."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import socket
+import struct
+
+from copper.net.netlink import (
+    NEWADDR,
+    NEWLINK,
+    NEWNEIGH,
+    Message,
+    Netlink,
+    attribute,
+    attributes_of,
+)
+
+DELNEIGH, GETNEIGH, NEWROUTE, DELROUTE, GETROUTE = 29, 30, 24, 25, 26
+OURS = 0x63  # of a route, who made it: rt_protos has nobody there
+GONE = (errno.ESRCH, errno.ENOENT, errno.ENODEV)
+_CREATE, _EXCL, _REPLACE = 0x400, 0x200, 0x100
+_NESTED = 0x8000
+_PROXY = 0x08  # NTF_PROXY
+_MAIN, _UNICAST = 254, 1
+_DST, _OIF, _GATEWAY = 1, 4, 5
+
+
+def add_cable(name: str, other: str, namespace: int) -> Message:
+    """A device here and its other end in the namespace of this descriptor."""
+    far = struct.pack("=BxHiII", 0, 0, 0, 0, 0)
+    far += attribute(3, other.encode() + b"\0") + attribute(28, struct.pack("=I", namespace))
+    info = attribute(1, b"veth\0") + attribute(2 | _NESTED, attribute(1 | _NESTED, far))
+    body = struct.pack("=BxHiII", 0, 0, 0, 0, 0) + attribute(3, name.encode() + b"\0")
+    return NEWLINK, _CREATE | _EXCL, body + attribute(18 | _NESTED, info)
+
+
+def add_end(index: int, address: str, other: str) -> Message:
+    """The address of this end of a cable, and of the other one."""
+    body = struct.pack("=BBBBi", socket.AF_INET, 32, 0, 0, index)
+    body += attribute(2, _packed(address)) + attribute(1, _packed(other))
+    return NEWADDR, _CREATE | _REPLACE, body
+
+
+def add_route(address: str, via: str, device: int) -> Message:
+    """To one address, which nobody else routes elsewhere, or with an empty one to all that has no other way."""
+    flags = _CREATE | (_EXCL if address else _REPLACE)
+    return NEWROUTE, flags, _route(address, device) + attribute(_GATEWAY, _packed(via))
+
+
+def remove_route(address: str, device: int) -> Message:
+    """Of those that `add_route` makes."""
+    return DELROUTE, 0, _route(address, device)
+
+
+def _route(address: str, device: int) -> bytes:
+    bits = 32 if address else 0
+    head = struct.pack("=BBBBBBBBI", socket.AF_INET, bits, 0, 0, _MAIN, OURS, 0, _UNICAST, 0)
+    if address:
+        head += attribute(_DST, _packed(address))
+    return head + attribute(_OIF, struct.pack("=i", device))
+
+
+def answer_for(address: str, device: int) -> Message:
+    """Whoever asks on this device who has an address is told: this host."""
+    return NEWNEIGH, _CREATE | _REPLACE, _proxy(address, device)
+
+
+def no_longer_answer_for(address: str, device: int) -> Message:
+    return DELNEIGH, 0, _proxy(address, device)
+
+
+def _proxy(address: str, device: int) -> bytes:
+    head = struct.pack("=B3xiHBB", socket.AF_INET, device, 0x80, _PROXY, 0)
+    return head + attribute(1, _packed(address))
+
+
+def routes(link: Netlink) -> set[tuple[str, int]]:
+    """The addresses that Copper has routes to in a namespace, each with its device."""
+    found = set()
+    asked = struct.pack("=BBBBBBBBI", socket.AF_INET, 0, 0, 0, 0, 0, 0, 0, 0)
+    for body in link.listed(GETROUTE, asked):
+        _, bits, _, _, _, protocol, _, _, _ = struct.unpack_from("=BBBBBBBBI", body)
+        there = attributes_of(body[12:])
+        if protocol == OURS and bits == 32 and _DST in there and _OIF in there:
+            address = str(ipaddress.IPv4Address(there[_DST]))
+            found.add((address, struct.unpack("=i", there[_OIF])[0]))
+    return found
+
+
+def answered_for(link: Netlink) -> set[tuple[str, int]]:
+    """The addresses that somebody has a namespace answer for, each with its device."""
+    found = set()
+    asked = struct.pack("=B3xiHBB", socket.AF_INET, 0, 0, _PROXY, 0)
+    for body in link.listed(GETNEIGH, asked):
+        device, _, flags = struct.unpack_from("=iHB", body, 4)
+        there = attributes_of(body[12:])
+        if flags & _PROXY and len(there.get(1, b"")) == 4:
+            found.add((str(ipaddress.IPv4Address(there[1])), device))
+    return found
+
+
+def _packed(address: str) -> bytes:
+    return ipaddress.IPv4Address(address).packed

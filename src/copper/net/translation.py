@@ -1,0 +1,189 @@
+"""What is translated and what passes between a virtual cluster, its host and the world: rules for nftables.
+
+Three tables, from the VM outwards. In the virtual cluster's namespace its VMs' own addresses become public ones, one
+to one, and what may pass is decided. In the way out of all of them (net/world.py) ports lead to virtual clusters. On
+the host ports lead to the way out, and what has no public address goes out under the host's own.
+
+What passes is asked of every packet, not only of a connection's first: what is taken back ends at once.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Mapping
+
+from copper.model.networks import Exposure
+
+CLUSTER_TABLE, ROUTER_TABLE = "inet world", "ip copper"
+BRIDGE, DOOR, UP = "copper", "world", "up"
+LINKS = ipaddress.IPv4Network("100.96.0.0/11")  # of virtual clusters, seen by the way out only
+UPLINKS = ipaddress.IPv4Network("100.64.0.0/11")  # of the way out and the host
+ANYWHERE = "0.0.0.0/0"
+
+
+def cluster_rules(link: str) -> str:
+    """Of a virtual cluster's namespace, whose door to the way out has this address."""
+    return f"""
+add table {CLUSTER_TABLE}
+delete table {CLUSTER_TABLE}
+table {CLUSTER_TABLE} {{
+  map to_vm {{ type ipv4_addr : ipv4_addr; }}
+  map from_vm {{ type ipv4_addr : ipv4_addr; }}
+  map marks {{ type ipv4_addr : mark; }}
+  set pairs {{ type ipv4_addr . ipv4_addr; }}
+  set open {{ type ipv4_addr; }}
+  set ways {{ type ipv4_addr . ipv4_addr; flags interval; }}
+  map ports {{ type inet_proto . inet_service : ipv4_addr . inet_service; }}
+  set ported {{ type inet_proto . inet_service . ipv4_addr; }}
+  chain arriving {{
+    type nat hook prerouting priority dstnat;
+    dnat ip to ip daddr map @to_vm
+    iifname "{DOOR}" ip daddr {link} dnat ip to meta l4proto . th dport map @ports
+  }}
+  chain leaving {{
+    type nat hook postrouting priority srcnat;
+    oifname "{DOOR}" snat ip to ip saddr map @from_vm
+    oifname "{DOOR}" snat ip to {link}
+    iifname "{BRIDGE}" oifname "{BRIDGE}" ct status dnat snat ip to ip saddr map @from_vm
+    iifname "{BRIDGE}" oifname "{BRIDGE}" ct status dnat masquerade
+  }}
+  chain passing {{
+    type filter hook forward priority filter; policy drop;
+    iifname "{BRIDGE}" oifname "{BRIDGE}" accept
+    ct state new ct mark set ct reply ip saddr map @marks
+    ct state new ct mark set ct original ip saddr map @marks
+    ct original ip daddr . ct reply ip saddr @pairs accept
+    ct original ip daddr {link} ct direction original meta l4proto . th dport . ip daddr @ported accept
+    ct original ip daddr {link} ct direction reply meta l4proto . th sport . ip saddr @ported accept
+    ct original ip daddr {link} ct state related accept
+    ct original ip saddr @open accept
+    ct original ip saddr . ct original ip daddr @ways accept
+    iifname "{BRIDGE}" reject with icmpx admin-prohibited
+  }}
+  chain here {{
+    type filter hook input priority filter;
+    iifname "{DOOR}" drop
+  }}
+}}
+"""
+
+
+def mark_of(vmid: int) -> int:
+    """Of a VM's connections, by which they are forgotten."""
+    return vmid + 1
+
+
+def cluster_elements(exposures: Mapping[int, Exposure]) -> str:
+    """What is in force for these VMs, and for no other of the virtual cluster's from then on."""
+    filled: dict[str, list[str]] = {
+        name: []
+        for name in ("to_vm", "from_vm", "marks", "pairs", "open", "ways", "ports", "ported")
+    }
+    for vmid, one in sorted(exposures.items()):
+        private = one.private
+        filled["marks"].append(f"{private} : {mark_of(vmid)}")
+        for place, address in enumerate(addresses_of(one)):
+            filled["to_vm"].append(f"{address} : {private}")
+            filled["pairs"].append(f"{address} . {private}")
+            if not place:  # what it sends has one sender
+                filled["from_vm"].append(f"{private} : {address}")
+        for prefix in ways_of(one):
+            if prefix == ANYWHERE:
+                filled["open"].append(private)
+            else:
+                filled["ways"].append(f"{private} . {prefix}")
+        for forward in one.forwards:
+            to = f"{private} . {forward.port}"
+            filled["ports"].append(f"{forward.protocol} . {forward.host_port} : {to}")
+            filled["ported"].append(f"{forward.protocol} . {forward.port} . {private}")
+    return "".join(_filled(CLUSTER_TABLE, name, values) for name, values in filled.items())
+
+
+def router_rules(uplink: str) -> str:
+    """Of the way out, whose own address on the host's side this is."""
+    return f"""
+add table {ROUTER_TABLE}
+delete table {ROUTER_TABLE}
+table {ROUTER_TABLE} {{
+  map ports {{ type inet_proto . inet_service : ipv4_addr; }}
+  chain arriving {{
+    type nat hook prerouting priority dstnat;
+    iifname "{UP}" ip daddr {uplink} dnat to meta l4proto . th dport map @ports
+  }}
+  chain leaving {{
+    type nat hook postrouting priority srcnat;
+    oifname "{UP}" ip saddr {LINKS} snat to {uplink}
+  }}
+}}
+"""
+
+
+def router_elements(ports: Mapping[tuple[str, int], str]) -> str:
+    """Which port leads to which virtual cluster's link."""
+    values = [f"{protocol} . {port} : {link}" for (protocol, port), link in sorted(ports.items())]
+    return _filled(ROUTER_TABLE, "ports", values)
+
+
+def host_rules(table: str, device: str, uplink: str) -> str:
+    """The one table that a Copper has on the host's side."""
+    to = f"fib daddr type local meta l4proto . th dport @ports dnat to {uplink}"
+    return f"""
+add table {table}
+delete table {table}
+table {table} {{
+  set ports {{ type inet_proto . inet_service; }}
+  chain arriving {{
+    type nat hook prerouting priority dstnat;
+    iifname != "{device}" {to}
+  }}
+  chain sent {{
+    type nat hook output priority -100;
+    ip daddr != 127.0.0.0/8 {to}
+  }}
+  chain leaving {{
+    type nat hook postrouting priority srcnat;
+    ip saddr {uplink} oifname != "{device}" masquerade
+  }}
+}}
+"""
+
+
+def host_elements(table: str, ports: Iterable[tuple[str, int]]) -> str:
+    """Which of the host's ports lead to the way out."""
+    return _filled(table, "ports", [f"{protocol} . {port}" for protocol, port in sorted(ports)])
+
+
+def addresses_of(exposure: Exposure) -> list[str]:
+    """The public addresses that are translated to the VM's own."""
+    return [one.address for one in exposure.addresses]
+
+
+def ways_of(exposure: Exposure) -> list[str]:
+    """Where it may go, as few prefixes as say it."""
+    networks = (ipaddress.ip_network(prefix, strict=False) for prefix in exposure.egress)
+    fours = [one for one in networks if isinstance(one, ipaddress.IPv4Network)]
+    return [str(one) for one in ipaddress.collapse_addresses(fours)]
+
+
+def link_of(number: int) -> str:
+    """The address of a virtual cluster's door; `number` is its device's in the way out."""
+    return str(LINKS[1 + number % (LINKS.num_addresses - 4)])
+
+
+ROUTER_LINK = str(LINKS[-2])  # the other end of each of these
+
+
+def uplink_of(number: int) -> tuple[str, str]:
+    """The host's and the way out's addresses; `number` is the device's on the host."""
+    first = 2 * (number % (UPLINKS.num_addresses // 2))
+    return str(UPLINKS[first]), str(UPLINKS[first + 1])
+
+
+def _filled(table: str, name: str, values: list[str]) -> str:
+    kind = "map" if name in ("to_vm", "from_vm", "marks") else "set"
+    if name == "ports":
+        kind = "map" if table in (CLUSTER_TABLE, ROUTER_TABLE) else "set"
+    text = f"flush {kind} {table} {name}\n"
+    if values:
+        text += f"add element {table} {name} {{ {', '.join(dict.fromkeys(values))} }}\n"
+    return text

@@ -1,0 +1,351 @@
+"""The way out of all virtual clusters of one Copper: a namespace between theirs and the host, `copper-INSTANCE`.
+
+    virtual cluster's namespace        copper-INSTANCE               the host
+    copper (bridge) -- world ========= w…   up ===================== cp-INSTANCE -- br0, eth0, …
+
+Virtual clusters reach each other by public addresses there, whatever the host lets through. On the host there are one
+device, a route for each public address, and one table of nftables. What is there is read from the kernel, so that a
+new agent puts right what an earlier one left. Functions block, and change the namespace of the thread that calls them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from copper.model.errors import CopperError, Refused
+from copper.model.networks import Exposure
+from copper.net import namespaces, netlink, routes, translation
+from copper.net.netlink import Netlink
+from copper.net.nft import Nft
+from copper.net.private import PrivateNetwork
+from copper.net.translation import DOOR, ROUTER_LINK, UP
+
+MANY = 64  # messages at a time: answers of more might not fit the socket
+_SYSCTL = Path("/proc/sys/net")
+Exposures = Mapping[int, Exposure]  # by vmid
+
+
+@dataclasses.dataclass
+class _Door:
+    """A virtual cluster's cable to the way out; `number` is its device's there."""
+
+    number: int
+    link: str
+    nft: Nft
+    rules: str  # to be loaded with what they hold first, in one step
+
+    def load(self, exposures: Exposures) -> None:
+        self.nft.run(self.rules + translation.cluster_elements(exposures))
+        self.rules = ""
+
+
+@dataclasses.dataclass
+class _Host:
+    """The host's end: `device` is its cable's, `uplink` the address at the other end."""
+
+    link: Netlink
+    nft: Nft
+    device: int
+    uplink: str
+    rules: str
+
+
+@dataclasses.dataclass
+class _Router:
+    """The namespace in the middle."""
+
+    link: Netlink
+    nft: Nft
+    rules: str
+
+
+class World:
+    """Brings exposures into force. `outside` is the namespace that is the host's; without a name, the process's."""
+
+    def __init__(
+        self, instance: str, network_of: Callable[[str], PrivateNetwork], outside: str = ""
+    ) -> None:
+        self.name = f"copper-{instance}"
+        self.device = f"cp-{instance}"[:15]
+        self.table = f"ip copper-{instance}"
+        self._network_of = network_of
+        self._outside = outside
+        self._router: _Router | None = None
+        self._host: _Host | None = None
+        self._doors: dict[str, _Door] = {}
+        self._exposures: dict[str, Exposures] = {}
+
+    def check(self, exposure: Exposure) -> None:
+        """Raises Refused for what this host cannot do."""
+        for one in exposure.addresses:
+            if one.mode != "nat":
+                raise Refused(
+                    f"this host does not route {one.address} to VM {exposure.vm}: it only translates",
+                    advice="copper network create --nat",
+                )
+            if ":" in one.address:
+                raise Refused(
+                    f"this host does not bring {one.address} to VM {exposure.vm}: only IPv4",
+                    advice="copper network create with a pool of IPv4 only",
+                )
+            if one.bridge:
+                self._check_bridge(one.bridge)
+        for prefix in exposure.egress:
+            if ":" in prefix and prefix != "::/0":
+                raise Refused(f"this host lets VMs out to IPv4 only, not to {prefix}")
+
+    def _check_bridge(self, bridge: str) -> None:
+        self._go_outside()
+        try:
+            forwards = (_SYSCTL / "ipv4/conf" / bridge / "forwarding").read_text().strip()
+        except OSError:
+            raise Refused(
+                f"this host has no device {bridge}", advice="copper network create --bridge"
+            ) from None
+        if forwards != "1":
+            raise Refused(
+                f"this host does not forward what comes in by {bridge}",
+                advice=f"sysctl -w net.ipv4.conf.{bridge}.forwarding=1",
+            )
+
+    def apply(self, changed: Mapping[str, Exposures]) -> None:
+        """Has these virtual clusters' exposures be all that is in force for them. Raises OSError, CopperError."""
+        for cluster, exposures in changed.items():
+            if exposures:
+                self._open()
+                self._door(cluster).load(exposures)
+                self._exposures[cluster] = exposures
+            else:
+                self._exposures.pop(cluster, None)
+        if self._exposures:
+            self._settle()
+        elif self._is_there():
+            self._open()
+            self._settle()
+        for cluster in changed:
+            if cluster not in self._exposures:
+                self._shut(cluster)
+        if not self._exposures:
+            self._remove()
+
+    def close(self) -> None:
+        """Lets go of all; it stays in force."""
+        for door in self._doors.values():
+            door.nft.close()
+        self._doors.clear()
+        for end in (self._router, self._host):
+            if end is not None:
+                end.link.close()
+                end.nft.close()
+        self._router = self._host = None
+
+    # the way out
+
+    def _go_outside(self) -> None:
+        if self._outside:
+            namespaces.enter(self._outside)
+        else:
+            namespaces.go_home()
+
+    def _is_there(self) -> bool:
+        return self._router is not None or (namespaces.FOLDER / self.name).exists()
+
+    def _open(self) -> None:
+        if self._router is not None:
+            return
+        self._go_outside()
+        host, host_nft = Netlink(), Nft()
+        router: Netlink | None = None
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                namespaces.enter(self.name)
+                router = Netlink()
+            device = host.links().get(self.device)
+            if router is None or device is None or UP not in router.links():
+                router, device = self._make(host, device)
+            near, far = translation.uplink_of(device)
+            up = router.links()[UP]
+            host.ask(routes.add_end(device, near, far), netlink.set_up(self.device))
+            router.ask(
+                routes.add_end(up, far, near), netlink.set_up(UP), routes.add_route("", near, up)
+            )
+            namespaces.enter(self.name)
+            self._router = _Router(router, Nft(), translation.router_rules(far))
+        except BaseException:
+            host.close()
+            host_nft.close()
+            if router is not None:
+                router.close()
+            raise
+        rules = translation.host_rules(self.table, self.device, far)
+        self._host = _Host(host, host_nft, device, far, rules)
+
+    def _make(self, host: Netlink, device: int | None) -> tuple[Netlink, int]:
+        if device is not None:
+            host.ask(netlink.remove(device), fine=routes.GONE)
+        namespaces.remove(self.name)
+        outside = namespaces.descriptor(self._outside)
+        try:
+            with namespaces.made(self.name):
+                _write("ipv6/conf/default/disable_ipv6", "1")
+                _forward()
+                router = Netlink()
+                try:
+                    router.ask(netlink.set_up("lo"), routes.add_cable(UP, self.device, outside))
+                except BaseException:
+                    router.close()
+                    raise
+        finally:
+            os.close(outside)
+        return router, host.links()[self.device]
+
+    def _remove(self) -> None:
+        """All of it; a virtual cluster's cable goes with its other end."""
+        if not self._is_there():
+            return
+        self._open()
+        assert self._host is not None
+        with contextlib.suppress(CopperError):
+            self._host.nft.run(f"delete table {self.table}")
+        self._host.link.ask(netlink.remove(self._host.device), fine=routes.GONE)
+        self.close()
+        namespaces.go_home()
+        namespaces.remove(self.name)
+
+    # doors
+
+    def _door(self, cluster: str) -> _Door:
+        if cluster not in self._doors:
+            self._doors[cluster] = self._open_door(cluster)
+        return self._doors[cluster]
+
+    def _open_door(self, cluster: str) -> _Door:
+        assert self._router is not None
+        network, far, router = self._network_of(cluster), _far_end(cluster), self._router.link
+        namespaces.enter(network.name)
+        number, near = router.links().get(far), network.socket.links().get(DOOR)
+        if number is None or near is None:
+            if number is not None:
+                router.ask(netlink.remove(number), fine=routes.GONE)
+            _forward()
+            way_out = namespaces.descriptor(self.name)
+            try:
+                network.socket.ask(routes.add_cable(DOOR, far, way_out))
+            finally:
+                os.close(way_out)
+            number, near = router.links()[far], network.socket.links()[DOOR]
+        link = translation.link_of(number)
+        router.ask(routes.add_end(number, ROUTER_LINK, link), netlink.set_up(far))
+        network.socket.ask(
+            routes.add_end(near, link, ROUTER_LINK),
+            netlink.set_up(DOOR),
+            routes.add_route("", ROUTER_LINK, near),
+        )
+        return _Door(number, link, Nft(), translation.cluster_rules(link))
+
+    def _shut(self, cluster: str) -> None:
+        door = self._doors.pop(cluster, None)
+        if door is not None:
+            with contextlib.suppress(CopperError):
+                door.nft.run(f"delete table {translation.CLUSTER_TABLE}")
+            door.nft.close()
+        if self._router is not None:
+            number = self._router.link.links().get(_far_end(cluster))
+            if number is not None:
+                self._router.link.ask(netlink.remove(number), fine=routes.GONE)
+
+    # what leads to the doors
+
+    def _settle(self) -> None:
+        """Has routes and ports be as all exposures say, and no others."""
+        assert self._router is not None and self._host is not None
+        inner: dict[tuple[str, int], str] = {}
+        outer: dict[tuple[str, int], str] = {}
+        answered: set[tuple[str, int]] = set()
+        ports: dict[tuple[str, int], str] = {}
+        devices = self._host.link.links()
+        for cluster, exposures in self._exposures.items():
+            door = self._doors[cluster]
+            for exposure in exposures.values():
+                for one in exposure.addresses:
+                    inner[one.address, door.number] = door.link
+                    outer[one.address, self._host.device] = self._host.uplink
+                    if one.bridge in devices:
+                        answered.add((one.address, devices[one.bridge]))
+                for forward in exposure.forwards:
+                    ports[forward.protocol, forward.host_port] = door.link
+        router, host = self._router, self._host
+        router.nft.run(router.rules + translation.router_elements(ports))
+        router.rules = ""
+        _have_routes(router.link, inner, routes.routes(router.link))
+        had = {one for one in routes.routes(host.link) if one[1] == host.device}
+        ours = {address for address, _ in (*had, *outer)}
+        for address, device in routes.answered_for(host.link):
+            if address in ours and (address, device) not in answered:
+                host.link.ask(routes.no_longer_answer_for(address, device), fine=routes.GONE)
+        _have_routes(host.link, outer, had)
+        _ask_all(host.link, [routes.answer_for(*one) for one in sorted(answered)])
+        host.nft.run(host.rules + translation.host_elements(self.table, ports))
+        host.rules = ""
+
+    # what is in force
+
+    def routed(self) -> set[str]:
+        """The public addresses that lead from the host to a virtual cluster's door."""
+        if not self._is_there():
+            return set()
+        self._open()
+        assert self._router is not None and self._host is not None
+        inner = {address for address, _ in routes.routes(self._router.link)}
+        return inner & {
+            address
+            for address, device in routes.routes(self._host.link)
+            if device == self._host.device
+        }
+
+
+def _far_end(cluster: str) -> str:
+    """The name of a door's other end: as long as a device's may be, and found again."""
+    return "w" + hashlib.sha256(cluster.encode()).hexdigest()[:12]
+
+
+def _have_routes(
+    link: Netlink, wanted: Mapping[tuple[str, int], str], had: set[tuple[str, int]]
+) -> None:
+    _ask_all(link, [routes.remove_route(*one) for one in sorted(had - wanted.keys())])
+    new = sorted(wanted.keys() - had)
+    try:
+        _ask_all(link, [routes.add_route(one[0], wanted[one], one[1]) for one in new])
+    except FileExistsError:
+        raise Refused(
+            f"this host has a way to {' or '.join(one[0] for one in new[:5])} already"
+        ) from None
+
+
+def _ask_all(link: Netlink, messages: list[netlink.Message]) -> None:
+    for begin in range(0, len(messages), MANY):
+        link.ask(*messages[begin : begin + MANY], fine=routes.GONE)
+
+
+def _forward() -> None:
+    """This thread's namespace passes on what is for others, and asks only its own rules about it."""
+    _write("ipv4/ip_forward", "1")
+    for which in ("all", "default"):
+        _write(f"ipv4/conf/{which}/rp_filter", "0")
+    for which in ("iptables", "ip6tables", "arptables"):
+        _write(f"bridge/bridge-nf-call-{which}", "0")
+
+
+def _write(name: str, value: str) -> None:
+    try:
+        (_SYSCTL / name).write_text(value)
+    except FileNotFoundError:
+        pass  # a kernel without it does not do it either
+    except OSError as error:
+        raise OSError(error.errno or errno.EPERM, f"{name} cannot be set") from error
