@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from copper.bench import machine, place, recovery, saturated
 from copper.bench.apart import apart
 from copper.bench.controller_results import Results, report
 from copper.bench.interrupts import ended_in_order
+from copper.bench.measured import written_at_end
 from copper.bench.place import Place
 from copper.bench.progress import Progress
 from copper.controller.core import Core
@@ -81,26 +81,14 @@ def main(
             key: value for key, value in dataclasses.asdict(options).items() if key != "parts"
         },
         machine=machine.controller_facts(keep),
-        started=time.time(),
-        load_before=machine.load_average(),
     )
     progress = Progress(options.rounds)
-    try:
-        with ended_in_order(), place.run_folders(keep) as (folder, sockets):
+    with ended_in_order(), written_at_end(results, out / "bench-controller.json", report, progress):
+        with place.run_folders(keep) as (folder, sockets):
             run = Run(settings, options, results, progress, keep, folder, sockets)
             for part in options.parts:
                 with run.said(part), progress.step(part):
                     run.parts[part]()
-    except KeyboardInterrupt:
-        results.ended = "it was interrupted"
-        raise
-    finally:
-        results.seconds = time.time() - results.started
-        results.load_after = machine.load_average()
-        if results.samples or results.missing:
-            results.write(out / "bench-controller.json")
-            print(report(results), flush=True)
-            progress.say(f"written: {out / 'bench-controller.json'}")
     return 1 if results.missing else 0
 
 

@@ -14,11 +14,10 @@ targets       what, figure, unit, limit, at_least, reached (true, false or null)
 from __future__ import annotations
 
 import dataclasses
-import json
-from pathlib import Path
 from typing import Any
 
 from copper.bench import controller_kinds as kinds
+from copper.bench.measured import Measured
 from copper.bench.stats import number
 from copper.bench.table import OTHERS_LOAD, aligned, targets
 from copper.bench.targets import Verdict
@@ -27,23 +26,12 @@ FORMAT = 1
 
 
 @dataclasses.dataclass
-class Results:
-    """A run: what was asked for, where it was, and all samples by kind."""
+class Results(Measured):
+    """A run, and what was asked for."""
 
     parts: list[str]
     options: dict[str, object]
-    machine: dict[str, object]
-    started: float
-    load_before: list[float]
-    samples: dict[str, list[float]] = dataclasses.field(default_factory=dict)
-    missing: dict[str, str] = dataclasses.field(default_factory=dict)  # by part: why
     notes: list[str] = dataclasses.field(default_factory=list)
-    load_after: list[float] = dataclasses.field(default_factory=list)
-    seconds: float = 0
-    ended: str = ""  # why it ended before its end
-
-    def add(self, kind: str, *values: float) -> None:
-        self.samples.setdefault(kind, []).extend(values)
 
     @property
     def verdicts(self) -> list[Verdict]:
@@ -55,15 +43,7 @@ class Results:
         return {
             "format": FORMAT,
             "bench": "controller",
-            "started": self.started,
-            "seconds": self.seconds,
-            "parts": self.parts,
-            "ended": self.ended,
-            "options": self.options,
-            "machine": self.machine,
-            "load_before": self.load_before,
-            "load_after": self.load_after,
-            "notes": self.notes,
+            **self.whole(),
             "definitions": {kind.name: kind.means for kind in kinds.KINDS},
             "series": [
                 {
@@ -80,16 +60,8 @@ class Results:
                 if kind.name in summaries
             ],
             "missing": [{"part": part, "reason": reason} for part, reason in self.missing.items()],
-            "targets": [
-                {**dataclasses.asdict(verdict), "reached": verdict.reached}
-                for verdict in self.verdicts
-            ],
+            "targets": self.targets(),
         }
-
-    def write(self, path: Path) -> None:
-        fresh = path.with_suffix(".new")
-        fresh.write_text(json.dumps(self.as_json(), indent=1) + "\n")
-        fresh.rename(path)
 
 
 def report(results: Results) -> str:

@@ -26,6 +26,7 @@ from copper.bench.apart import apart
 from copper.bench.dns_load import ANEW
 from copper.bench.dns_results import Results, report
 from copper.bench.interrupts import ended_in_order
+from copper.bench.measured import written_at_end
 from copper.bench.place import Place, processor_seconds
 from copper.bench.progress import Progress
 from copper.dns.options import Address, bound
@@ -63,12 +64,15 @@ def main(
     out = out or Path("bench")
     out.mkdir(parents=True, exist_ok=True)
     keep = place.keep_folder(settings)
-    results = Results(parts, {"seconds": seconds, "rounds": rounds, "vms": vms})
-    results.machine = machine.names_facts()
+    results = Results(
+        parts=parts,
+        options={"seconds": seconds, "rounds": rounds, "vms": vms},
+        machine=machine.names_facts(),
+    )
     settings = dataclasses.replace(settings, fake=True, networks=(NETWORK,), dns="off")
     progress = Progress(rounds)
-    try:
-        with ended_in_order(), place.run_folders(keep) as (folder, sockets):
+    with ended_in_order(), written_at_end(results, out / "bench-dns.json", report, progress):
+        with place.run_folders(keep) as (folder, sockets):
             with place.a_place(settings, keep, folder, sockets) as where:
                 run = Run(where, results, folder / "bench.log", seconds, vms)
                 with progress.step(f"{vms} VMs"):
@@ -78,15 +82,6 @@ def main(
                         progress.begin_round(number)
                         for part in parts:
                             run.measure(part)
-    except KeyboardInterrupt:
-        results.ended = "it was interrupted"
-        raise
-    finally:
-        results.end()
-        if results.samples or results.missing:
-            results.write(out / "bench-dns.json")
-            print(report(results), flush=True)
-            progress.say(f"written: {out / 'bench-dns.json'}")
     return 1 if results.missing else 0
 
 

@@ -13,53 +13,35 @@ targets       what, figure, unit, limit, at_least, reached (true, false or null)
 from __future__ import annotations
 
 import dataclasses
-import json
-import time
-from pathlib import Path
 from typing import Any
 
 from copper.bench import dns_kinds as kinds
-from copper.bench.machine import load_average
+from copper.bench.measured import Measured
 from copper.bench.stats import number
 from copper.bench.table import OTHERS_LOAD, aligned, targets
+from copper.bench.targets import Verdict
 
 FORMAT = 1
 
 
 @dataclasses.dataclass
-class Results:
-    """A run: what was asked for, where it was, and all samples by kind."""
+class Results(Measured):
+    """A run, and what was asked for."""
 
     parts: list[str]
     options: dict[str, object]
-    machine: dict[str, object] = dataclasses.field(default_factory=dict)
-    samples: dict[str, list[float]] = dataclasses.field(default_factory=dict)
-    missing: dict[str, str] = dataclasses.field(default_factory=dict)  # by part: why
-    started: float = dataclasses.field(default_factory=time.time)
-    load_before: list[float] = dataclasses.field(default_factory=load_average)
-    load_after: list[float] = dataclasses.field(default_factory=list)
-    seconds: float = 0
-    ended: str = ""  # why it ended before its end
 
-    def add(self, kind: str, *values: float) -> None:
-        self.samples.setdefault(kind, []).extend(values)
-
-    def end(self) -> None:
-        """The run is over."""
-        self.seconds, self.load_after = time.time() - self.started, load_average()
+    @property
+    def verdicts(self) -> list[Verdict]:
+        return kinds.verdicts(self.samples, self.parts)
 
     def as_json(self) -> dict[str, Any]:
         """The members are listed above; what is written here is not changed without a new format."""
         found = kinds.summaries(self.samples)
-        whole = {
-            field.name: getattr(self, field.name)
-            for field in dataclasses.fields(self)
-            if field.name not in ("samples", "missing")
-        }
         return {
             "format": FORMAT,
             "bench": "dns",
-            **whole,
+            **self.whole(),
             "definitions": {kind.name: kind.means for kind in kinds.KINDS},
             "series": [
                 {
@@ -73,16 +55,8 @@ class Results:
                 if kind.name in found
             ],
             "missing": [{"part": part, "reason": reason} for part, reason in self.missing.items()],
-            "targets": [
-                {**dataclasses.asdict(verdict), "reached": verdict.reached}
-                for verdict in kinds.verdicts(self.samples, self.parts)
-            ],
+            "targets": self.targets(),
         }
-
-    def write(self, path: Path) -> None:
-        fresh = path.with_suffix(".new")
-        fresh.write_text(json.dumps(self.as_json(), indent=1) + "\n")
-        fresh.rename(path)
 
 
 def report(results: Results) -> str:

@@ -9,10 +9,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from copper.bench import guest_kinds as kinds
+from copper.bench import guest_programs as programs
 from copper.bench import machine, place
 from copper.bench.calls import Shell, a_shell
 from copper.bench.guest_results import Results, report
 from copper.bench.interrupts import ended_in_order
+from copper.bench.measured import written_at_end
 from copper.bench.place import Place
 from copper.bench.progress import Progress
 from copper.bench.stats import Guest
@@ -67,27 +69,15 @@ def main(
         image=guest.label,
         clones=clones,
         machine=machine.facts(settings, probe_qemu(settings)),
-        started=time.time(),
-        load_before=machine.load_average(),
     )
     progress = Progress(rounds)
     keep = place.keep_folder(settings)
-    try:
-        with ended_in_order(), place.run_folders(keep) as (folder, sockets):
+    with ended_in_order(), written_at_end(results, out / "bench-guest.json", report, progress):
+        with place.run_folders(keep) as (folder, sockets):
             place.ready_template(settings, keep, sockets, guest, progress)
             with place.a_place(settings, keep, folder, sockets) as where:
                 progress.begin_rounds()
                 _Run(where, guest, results, progress).run()
-    except KeyboardInterrupt:
-        results.ended = "it was interrupted"
-        raise
-    finally:
-        results.seconds = time.time() - results.started
-        results.load_after = machine.load_average()
-        if results.samples or results.missing:
-            results.write(out / "bench-guest.json")
-            print(report(results), flush=True)
-            progress.say(f"written: {out / 'bench-guest.json'}")
     return 1 if results.missing else 0
 
 
@@ -105,6 +95,9 @@ class _Run:
         client = self._place.client
         client.create(CLUSTER, self._guest.image)
         master = client.boot(CLUSTER).name
+        if recipes.load(self._guest.recipe).packages_from:
+            with self._said(kinds.BARE):
+                self._bindings(master)
         with a_shell(self._place, master) as shell:
             self._results.load_before = machine.load_average()
             for number in range(self._results.rounds):
@@ -118,6 +111,30 @@ class _Run:
             with self._said(kinds.MEMORY):
                 kib = int(shell.ask(LOAD.format(times=kinds.AT_ONCE)))
                 self._results.add(kinds.MEMORY, kib * 1024 / 1e6)
+
+    def _bindings(self, master: str) -> None:
+        """All rounds of calls by programs that are there side by side, one after the other, each first in turn."""
+        programs.furnish(self._place, master)
+        with ExitStack() as stack:
+            shells = [
+                (
+                    program.name,
+                    stack.enter_context(programs.a_program(self._place, master, program)),
+                )
+                for program in programs.PROGRAMS
+            ]
+            for number in range(self._results.rounds):
+                self._progress.begin_round(number)
+                self._place.rest(quiet=True)
+                first = number % len(shells)
+                took = {
+                    name: float(shell.ask(str(kinds.CALLS)))
+                    for name, shell in shells[first:] + shells[:first]
+                }
+                bare = took.pop(programs.BARE)
+                self._results.add(kinds.BARE, bare)
+                for name, median in took.items():
+                    self._results.add(kinds.BINDINGS[name], median - bare)
 
     def _vmid(self, shell: Shell, number: int) -> None:
         self._place.rest(quiet=True)

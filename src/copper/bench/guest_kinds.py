@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
+from copper.bench import guest_programs as programs
 from copper.bench.stats import Tail, number, summarize_tail
 from copper.bench.targets import Verdict
 
 CLONES = 32
+CALLS = 50  # by a program in one turn
 IN_A_ROW = 20  # programs that are started one after the other for one sample: a guest's clock has ticks of 10 ms
 AT_ONCE = 200  # calls that load the agent before its memory is read
 
@@ -21,6 +23,12 @@ BARRIER_CALLER = "of that, the caller returns"
 JOIN = f"join of {CLONES} clones, all collected"
 JOIN_FREE = "of that, and their resources free"
 MEMORY = "memory of the agent, at most"
+BARE = f"vmid over a {programs.BARE}"
+BINDINGS = {
+    program.name: f"{program.name}, beyond it"
+    for program in programs.PROGRAMS
+    if program.name != programs.BARE
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +44,20 @@ KINDS = (
     Kind(TRUE, "ms", f"/bin/true, {IN_A_ROW} in a row by a shell in an idle guest, of one"),
     Kind(VMID, "ms", "gc vmid in the same way, in turns with it"),
     Kind(BEYOND, "ms", "gc vmid less true, of the same turn"),
+    Kind(
+        BARE,
+        "ms",
+        f"a program in C in an idle guest connects, sends a line, reads one and closes: the median of {CALLS};"
+        " in images with the bindings",
+    ),
+    *(
+        Kind(
+            kind,
+            "ms",
+            f"the median of {CALLS} calls in that language, less the bare socket's of the same round",
+        )
+        for kind in BINDINGS.values()
+    ),
     Kind(
         TRIP,
         "ms",
@@ -80,10 +102,16 @@ def verdicts(samples: Mapping[str, list[float]]) -> list[Verdict]:
         note = f"n {tail.n}; p95 {number(tail.p95)}, worst {number(tail.worst)}" if tail else ""
         return Verdict(what, getattr(tail, at) if tail else None, unit, limit, note=note)
 
+    slowest = max(
+        (kind for kind in BINDINGS.values() if kind in found),
+        key=lambda kind: found[kind].p50,
+        default="",
+    )
     return [
         one(BEYOND, f"{VMID} beyond starting true, p50", "ms", 10),
         one(BARRIER, f"barrier over {CLONES} clones that are all there, p50", "ms", 300),
         one(JOIN_FREE, f"join of {CLONES} clones: collected and free, p50", "ms", 2000),
+        one(slowest, "bindings add to a call, the slowest's p50", "ms", 5),
         one(MEMORY, "memory of the agent after all calls, worst", "MB", 8, "worst"),
     ]
 

@@ -13,11 +13,10 @@ targets       what, figure, unit, limit, at_least, reached (true, false or null)
 from __future__ import annotations
 
 import dataclasses
-import json
-from pathlib import Path
 from typing import Any
 
 from copper.bench import guest_kinds as kinds
+from copper.bench.measured import Measured
 from copper.bench.stats import number
 from copper.bench.table import OTHERS_LOAD, aligned, targets
 from copper.bench.targets import Verdict
@@ -26,23 +25,12 @@ FORMAT = 1
 
 
 @dataclasses.dataclass
-class Results:
-    """A run: what was asked for, where it was, and all samples by kind."""
+class Results(Measured):
+    """A run, and what was asked for."""
 
     rounds: int
     image: str
     clones: int
-    machine: dict[str, object]
-    started: float
-    load_before: list[float]
-    samples: dict[str, list[float]] = dataclasses.field(default_factory=dict)
-    missing: dict[str, str] = dataclasses.field(default_factory=dict)  # by kind: why
-    load_after: list[float] = dataclasses.field(default_factory=list)
-    seconds: float = 0
-    ended: str = ""  # why it ended before its end
-
-    def add(self, kind: str, *values: float) -> None:
-        self.samples.setdefault(kind, []).extend(values)
 
     @property
     def verdicts(self) -> list[Verdict]:
@@ -50,16 +38,11 @@ class Results:
 
     def as_json(self) -> dict[str, Any]:
         """The members are listed above; what is written here is not changed without a new format."""
-        plain = {
-            name: value
-            for name, value in dataclasses.asdict(self).items()
-            if name not in ("samples", "missing")
-        }
         found = kinds.summaries(self.samples)
         return {
             "format": FORMAT,
             "bench": "guest",
-            **plain,
+            **self.whole(),
             "definitions": {kind.name: kind.means for kind in kinds.KINDS},
             "series": [
                 {
@@ -75,16 +58,8 @@ class Results:
                 {"what": what, "ratio": ratio} for what, ratio in kinds.ratios(self.samples).items()
             ],
             "missing": [{"kind": kind, "reason": why} for kind, why in self.missing.items()],
-            "targets": [
-                {**dataclasses.asdict(verdict), "reached": verdict.reached}
-                for verdict in self.verdicts
-            ],
+            "targets": self.targets(),
         }
-
-    def write(self, path: Path) -> None:
-        fresh = path.with_suffix(".new")
-        fresh.write_text(json.dumps(self.as_json(), indent=1) + "\n")
-        fresh.rename(path)
 
 
 def report(results: Results) -> str:
