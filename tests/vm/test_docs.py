@@ -46,9 +46,9 @@ NOT_RUN = {
         "the port may be another's; tests/cluster/test_names.py asks at one that is free",
     ],
     "docs/how-to/public-addresses.md": [
-        "hosts with QEMU refuse it yet; tests/cluster/test_names.py does it with fake machines",
-        "hosts with QEMU refuse it yet; tests/cluster/test_names.py does it with fake machines",
-        "hosts with QEMU refuse it yet; tests/cluster/test_names.py does it with fake machines",
+        "it needs a network of yours; tests/cluster/test_public_addresses.py does it with fake machines",
+        "it needs a network of yours; tests/cluster/test_public_addresses.py does it with fake machines",
+        "it needs a network of yours; tests/cluster/test_public_addresses.py does it with fake machines",
     ],
     "docs/how-to/programs.md": ["the first build takes minutes; tests have the image"],
     "docs/how-to/users.md": ["it needs a certificate"],

@@ -173,6 +173,15 @@ class Place:
             yield Found(thing="namespace", name=name, vm=cluster)
             for vmid in vmids:
                 yield Found(thing="tap", name=f"{name}/{tap_name(vmid)}", vm=vm_name(cluster, vmid))
+        way_out, used = self.networks.way_out
+        if way_out:
+            yield Found(thing="namespace", name=way_out, vm="(agent)" if used else "")
+        for cluster, lines in self.networks.exposed().items():
+            for vmid, detail in lines.items():
+                vm = vm_name(cluster, vmid)
+                yield Found(thing="exposure", name=vm, vm=vm, detail=detail)
+        for one in self.networks.exposed():
+            yield Found(thing="exposure", name=one.vm, vm=one.vm, detail=one.summary)
 
     async def mend(self, thing: str, name: str, held: Held) -> None:
         """Removes a thing that `found` says, if no VM uses it; gone already: nothing to do.
@@ -193,6 +202,9 @@ class Place:
             await self._remove_group(Path(name), held)
         elif thing == "suspended":
             await asyncio.to_thread(self._remove_half, name, held)
+        elif thing == "exposure" and self.networks:
+            _refuse_if(name in held.vms, f"VM {name} runs")
+            await self.networks.settle()
         elif thing in ("namespace", "tap") and self.networks:
             await self._remove_network(self.networks, name)
         else:
@@ -239,6 +251,11 @@ class Place:
         _refuse_if(not await self.groups.remove_folder(path), f"{path} has processes")
 
     async def _remove_network(self, networks: Networks, name: str) -> None:
+        way_out, used = networks.way_out
+        if name == way_out:
+            _refuse_if(used, f"{name} is the VMs' way to the world")
+            await networks.settle()
+            return
         namespace, _, tap = name.partition("/")
         cluster = networks.cluster_of(namespace)
         vmid = vmid_of(tap) if tap else None

@@ -64,6 +64,10 @@ class Networks:
         """
         await self._public.expose(cluster, vmid, exposure)
 
+    def exposed(self) -> list[Exposure]:
+        """What is in force, or on its way, for VMs that have anything of the world."""
+        return self._public.all()
+
     def adopt(self, cluster: str, vmid: int, exposure: Exposure | None = None) -> None:
         """A VM that an earlier agent gave a tap to; `clear` sees to what is in force for all of them."""
         self._users.setdefault(cluster, set()).add(vmid)
@@ -90,6 +94,19 @@ class Networks:
     def found(self) -> dict[str, list[int]]:
         """The virtual clusters that have a namespace, each with the vmids of its taps; not for the event loop."""
         return self._thread.submit(self._look).result()
+
+    def exposed(self) -> dict[str, dict[int, str]]:
+        """What is in force for each VM, in one line, by virtual cluster; not for the event loop. Raises CopperError."""
+        return self._thread.submit(lambda: self._world.found(self._clusters())).result()
+
+    @property
+    def way_out(self) -> tuple[str, bool]:
+        """The namespace of the way to the world, or none, and whether a VM needs it."""
+        return self._world.name if self._world.is_there else "", self._world.is_used
+
+    async def settle(self) -> None:
+        """Takes back what is in force for no VM."""
+        await self._public.settle()
 
     async def mend(self, cluster: str, vmid: int | None = None) -> bool:
         """Removes a tap, or a namespace, that no VM has; False: one has it."""
