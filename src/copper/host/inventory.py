@@ -174,14 +174,12 @@ class Place:
             for vmid in vmids:
                 yield Found(thing="tap", name=f"{name}/{tap_name(vmid)}", vm=vm_name(cluster, vmid))
         way_out, used = self.networks.way_out
-        if way_out:
-            yield Found(thing="namespace", name=way_out, vm="(agent)" if used else "")
+        if way_out and not used:
+            yield Found(thing="namespace", name=way_out, detail="the way to the world")
         for cluster, lines in self.networks.exposed().items():
             for vmid, detail in lines.items():
                 vm = vm_name(cluster, vmid)
                 yield Found(thing="exposure", name=vm, vm=vm, detail=detail)
-        for one in self.networks.exposed():
-            yield Found(thing="exposure", name=one.vm, vm=one.vm, detail=one.summary)
 
     async def mend(self, thing: str, name: str, held: Held) -> None:
         """Removes a thing that `found` says, if no VM uses it; gone already: nothing to do.

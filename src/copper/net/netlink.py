@@ -101,8 +101,9 @@ def _mac(mac: str) -> bytes:
 class Netlink:
     """A socket of the namespace that the thread is in which makes it; of that namespace it stays."""
 
-    def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+    def __init__(self, protocol: int = socket.NETLINK_ROUTE) -> None:
+        kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
+        self._socket = socket.socket(socket.AF_NETLINK, kind, protocol)
         try:
             self._socket.bind((0, 0))
         except BaseException:

@@ -64,10 +64,6 @@ class Networks:
         """
         await self._public.expose(cluster, vmid, exposure)
 
-    def exposed(self) -> list[Exposure]:
-        """What is in force, or on its way, for VMs that have anything of the world."""
-        return self._public.all()
-
     def adopt(self, cluster: str, vmid: int, exposure: Exposure | None = None) -> None:
         """A VM that an earlier agent gave a tap to; `clear` sees to what is in force for all of them."""
         self._users.setdefault(cluster, set()).add(vmid)
@@ -98,6 +94,11 @@ class Networks:
     def exposed(self) -> dict[str, dict[int, str]]:
         """What is in force for each VM, in one line, by virtual cluster; not for the event loop. Raises CopperError."""
         return self._thread.submit(lambda: self._world.found(self._clusters())).result()
+
+    @property
+    def device(self) -> str:
+        """The host's end of the way to the world."""
+        return self._world.device
 
     @property
     def way_out(self) -> tuple[str, bool]:

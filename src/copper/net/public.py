@@ -39,10 +39,6 @@ class PublicSide:
                 await self._apply(cluster)
             raise
 
-    def all(self) -> list[Exposure]:
-        """What is in force, or on its way, of all VMs that have anything of the world."""
-        return [one for mine in list(self._wanted.values()) for one in list(mine.values())]
-
     def adopt(self, cluster: str, vmid: int, exposure: Exposure | None) -> None:
         """What an earlier agent brought into force; `settle` sees to it when all are known."""
         self._set(cluster, vmid, exposure)

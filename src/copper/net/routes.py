@@ -25,6 +25,8 @@ _NESTED = 0x8000
 _PROXY = 0x08  # NTF_PROXY
 _MAIN, _UNICAST = 254, 1
 _DST, _OIF, _GATEWAY = 1, 4, 5
+NETFILTER = 12  # the protocol of a socket for connections
+_CONNECTIONS, _MARK, _MASK = 1 << 8, 8, 21  # NFNL_SUBSYS_CTNETLINK, CTA_MARK, CTA_MARK_MASK
 
 
 def add_cable(name: str, other: str, namespace: int) -> Message:
@@ -99,6 +101,13 @@ def answered_for(link: Netlink) -> set[tuple[str, int]]:
         if flags & _PROXY and len(there.get(1, b"")) == 4:
             found.add((str(ipaddress.IPv4Address(there[1])), device))
     return found
+
+
+def forget_connections(mark: int) -> Message:
+    """What connections with this mark were translated to; for a socket of NETLINK_NETFILTER."""
+    body = struct.pack("!BBH", socket.AF_UNSPEC, 0, 0)
+    body += attribute(_MARK, struct.pack("!I", mark)) + attribute(_MASK, b"\xff" * 4)
+    return _CONNECTIONS | 2, 0, body
 
 
 def _packed(address: str) -> bytes:

@@ -165,6 +165,14 @@ def ways_of(exposure: Exposure) -> list[str]:
     return [str(one) for one in ipaddress.collapse_addresses(fours)]
 
 
+def takes_back(before: Exposure, now: Exposure) -> bool:
+    """Whether something led to the VM that does no longer."""
+    return bool(
+        set(addresses_of(before)) - set(addresses_of(now))
+        or {str(one) for one in before.forwards} - {str(one) for one in now.forwards}
+    )
+
+
 def link_of(number: int) -> str:
     """The address of a virtual cluster's door; `number` is its device's in the way out."""
     return str(LINKS[1 + number % (LINKS.num_addresses - 4)])

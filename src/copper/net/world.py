@@ -15,17 +15,18 @@ import dataclasses
 import errno
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from copper.model.errors import CopperError, Refused
 from copper.model.networks import Exposure
-from copper.net import namespaces, netlink, routes, translation
+from copper.net import in_force, namespaces, netlink, routes, translation
 from copper.net.netlink import Netlink
 from copper.net.nft import Nft
 from copper.net.private import PrivateNetwork
 from copper.net.translation import DOOR, ROUTER_LINK, UP
 
+NO_CONNECTIONS = (errno.ENOENT, errno.EINVAL, errno.EOPNOTSUPP)
 MANY = 64  # messages at a time: answers of more might not fit the socket
 _SYSCTL = Path("/proc/sys/net")
 Exposures = Mapping[int, Exposure]  # by vmid
@@ -38,11 +39,23 @@ class _Door:
     number: int
     link: str
     nft: Nft
+    connections: Netlink
     rules: str  # to be loaded with what they hold first, in one step
+    had: dict[int, Exposure | None]  # None: an earlier agent's
 
     def load(self, exposures: Exposures) -> None:
         self.nft.run(self.rules + translation.cluster_elements(exposures))
         self.rules = ""
+        for vmid, had in self.had.items():
+            # whoever has its address next is not taken for it
+            if vmid not in exposures or (had and translation.takes_back(had, exposures[vmid])):
+                mark = translation.mark_of(vmid)
+                self.connections.ask(routes.forget_connections(mark), fine=NO_CONNECTIONS)
+        self.had = dict(exposures)
+
+    def close(self) -> None:
+        self.nft.close()
+        self.connections.close()
 
 
 @dataclasses.dataclass
@@ -125,7 +138,7 @@ class World:
                 self._exposures.pop(cluster, None)
         if self._exposures:
             self._settle()
-        elif self._is_there():
+        elif self.is_there:
             self._open()
             self._settle()
         for cluster in changed:
@@ -137,7 +150,7 @@ class World:
     def close(self) -> None:
         """Lets go of all; it stays in force."""
         for door in self._doors.values():
-            door.nft.close()
+            door.close()
         self._doors.clear()
         for end in (self._router, self._host):
             if end is not None:
@@ -153,7 +166,9 @@ class World:
         else:
             namespaces.go_home()
 
-    def _is_there(self) -> bool:
+    @property
+    def is_there(self) -> bool:
+        """Whether there is a way out, this agent's or an earlier one's."""
         return self._router is not None or (namespaces.FOLDER / self.name).exists()
 
     def _open(self) -> None:
@@ -207,7 +222,7 @@ class World:
 
     def _remove(self) -> None:
         """All of it; a virtual cluster's cable goes with its other end."""
-        if not self._is_there():
+        if not self.is_there:
             return
         self._open()
         assert self._host is not None
@@ -247,14 +262,22 @@ class World:
             netlink.set_up(DOOR),
             routes.add_route("", ROUTER_LINK, near),
         )
-        return _Door(number, link, Nft(), translation.cluster_rules(link))
+        nft = Nft()
+        return _Door(
+            number,
+            link,
+            nft,
+            Netlink(routes.NETFILTER),
+            translation.cluster_rules(link),
+            dict.fromkeys(in_force.marked(in_force.held(nft, translation.CLUSTER_TABLE)).values()),
+        )
 
     def _shut(self, cluster: str) -> None:
         door = self._doors.pop(cluster, None)
         if door is not None:
             with contextlib.suppress(CopperError):
                 door.nft.run(f"delete table {translation.CLUSTER_TABLE}")
-            door.nft.close()
+            door.close()
         if self._router is not None:
             number = self._router.link.links().get(_far_end(cluster))
             if number is not None:
@@ -296,18 +319,32 @@ class World:
 
     # what is in force
 
-    def routed(self) -> set[str]:
-        """The public addresses that lead from the host to a virtual cluster's door."""
-        if not self._is_there():
-            return set()
+    def found(self, clusters: Iterable[str]) -> dict[str, dict[int, str]]:
+        """What is in force for whom, in one line for each VM; read from the kernel."""
+        if not self.is_there:
+            return {}
         self._open()
         assert self._router is not None and self._host is not None
-        inner = {address for address, _ in routes.routes(self._router.link)}
-        return inner & {
-            address
-            for address, device in routes.routes(self._host.link)
-            if device == self._host.device
-        }
+        led = in_force.Led.read(
+            (self._router.link, self._router.nft, translation.ROUTER_TABLE),
+            (self._host.link, self._host.nft, self.table),
+        )
+        found = {}
+        for cluster in clusters:
+            told = self._exposures.get(cluster, {})
+            if cluster in self._doors:
+                found[cluster] = in_force.lines(self._doors[cluster].nft, led, told)
+            else:
+                with contextlib.suppress(FileNotFoundError):
+                    namespaces.enter(f"{self.name}-{cluster}")
+                    with contextlib.closing(Nft()) as nft:
+                        found[cluster] = in_force.lines(nft, led, told)
+        return found
+
+    @property
+    def is_used(self) -> bool:
+        """Whether a VM needs the way out."""
+        return bool(self._exposures)
 
 
 def _far_end(cluster: str) -> str:
