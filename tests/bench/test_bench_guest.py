@@ -46,6 +46,21 @@ def test_a_run_with_few_clones_measures_everything(
     assert left_behind(settings) == []
 
 
+@pytest.mark.timeout(600)  # the first one builds the image
+def test_what_the_bindings_add_is_measured_where_they_are(
+    settings: Settings, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(rounds=1, image="debian-12-dev", clones=1, out=tmp_path, settings=settings) == 0
+    written = json.loads((tmp_path / "bench-guest.json").read_text())
+    figures = {series["kind"]: series["p50"] for series in written["series"]}
+    assert list(figures) == [kind.name for kind in kinds.KINDS]
+    assert figures[kinds.BARE] > 0
+    (verdict,) = (one for one in written["targets"] if one["what"].startswith("bindings"))
+    assert verdict["figure"] == max(figures[kind] for kind in kinds.BINDINGS.values())
+    assert verdict["what"] in capfd.readouterr().out
+    assert left_behind(settings) == []
+
+
 def test_what_makes_no_sense_is_refused(settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="--rounds 0"):
         main(rounds=0, out=tmp_path, settings=settings)
