@@ -6,7 +6,9 @@ Where a process may not make namespaces, or nft is missing, they are skipped.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import errno
 import os
 import secrets
 import select
@@ -19,7 +21,8 @@ from typing import TypeVar
 
 import pytest
 
-from copper.model.networks import Exposure, Forward, Mode, PublicAddress
+from copper.model.errors import Refused
+from copper.model.networks import EVERYWHERE, Exposure, Forward, Mode, PublicAddress
 from copper.net import namespaces, netlink, routes
 from copper.net.addresses import GATEWAY, ipv4_of, mac_of
 from copper.net.filter import tap_name
@@ -34,6 +37,7 @@ REFUSED_S = 0.3
 ONE, TWO, THREE = "198.51.100.10", "198.51.100.11", "198.51.100.12"
 HOST = "192.0.2.1"  # the host's own, as the namespace that stands for it has it
 NEIGHBOUR = "192.0.2.77"  # on the host's wire
+ON_WIRE = "198.51.100.1"  # it, as all that share a network with public addresses
 
 
 def _why_not() -> str:
@@ -98,10 +102,10 @@ class Places:
         self._cable(self.host, "br0", self.neighbour, "eth0")
         self._address(self.host, "br0", HOST)
         self._address(self.neighbour, "eth0", NEIGHBOUR)
-        self.sysctl(self.host, "conf/br0/forwarding", "1")
+        self.sysctl(self.host, "ip_forward", "1")
         self.sysctl(self.host, "neigh/br0/proxy_delay", "0")
-        # it finds public addresses on the wire, as all that share a network with them do
-        within(self.neighbour, lambda: self._on_wire("198.51.100.1"))
+        self._address(self.host, "br0", "198.51.100.2")
+        self._address(self.neighbour, "eth0", ON_WIRE)
         self.networks = Networks(self.instance, self.host)
 
     def _made(self, name: str) -> None:
@@ -133,9 +137,11 @@ class Places:
 
         within(where, run)
 
-    def _on_wire(self, address: str) -> None:
+    def own_route(self) -> None:
+        """Of the host: a way to one of its neighbours."""
         link = Netlink()
-        link.ask(netlink.add_address(netlink.index_of("eth0"), address, 24))
+        device = netlink.index_of("br0")
+        link.ask(routes.add_route(NEIGHBOUR, "192.0.2.2", device))
         link.close()
 
     def sysctl(self, where: str, name: str, value: str) -> None:
@@ -272,3 +278,193 @@ async def test_the_same_private_addresses_are_reached_by_different_public_ones(
     for address, listener in listeners.items():
         assert places.is_refused(other[address], address)  # its egress is none
         assert not select.select([listener], [], [], 0)[0]
+
+
+async def test_virtual_clusters_reach_each_other_by_public_addresses(places: Places) -> None:
+    await places.plug("a", 0)
+    await places.plug("b", 0)
+    await places.networks.expose("a", 0, exposure("a", 0, ONE, egress=EVERYWHERE))
+    await places.networks.expose("b", 0, exposure("b", 0, TWO))
+    listener = places.listen(places.vm("b", 0))
+    assert places.reaches(places.vm("a", 0), TWO, listener) == ONE
+    places.listen(places.vm("a", 0))
+    assert places.is_refused(places.vm("b", 0), ONE)
+
+
+async def test_vms_of_one_virtual_cluster_have_each_others_public_addresses_too(
+    places: Places,
+) -> None:
+    await places.plug("a", 0, 1, 2)
+    await places.networks.expose("a", 0, exposure("a", 0, ONE))
+    await places.networks.expose("a", 1, exposure("a", 1, TWO))
+    listener = places.listen(places.vm("a", 1))
+    assert places.reaches(places.vm("a", 0), TWO, listener) == ONE
+    assert places.reaches(places.vm("a", 2), TWO, listener) == GATEWAY  # it has none
+    assert places.reaches(places.vm("a", 1), TWO, listener) == TWO
+
+
+async def test_neighbours_on_the_networks_wire_reach_it_by_its_bridge(places: Places) -> None:
+    await places.plug("a", 0)
+    await places.networks.expose("a", 0, exposure("a", 0, ONE, bridge="br0"))
+    listener = places.listen(places.vm("a", 0))
+    assert places.reaches(places.neighbour, ONE, listener) == ON_WIRE
+    await places.networks.expose("a", 0, exposure("a", 0))
+    assert within(places.host, lambda: routes.answered_for(Netlink())) == set()
+
+
+async def test_a_vm_goes_out_as_far_as_it_may(places: Places) -> None:
+    await places.plug("a", 0, 1, 2, 3)
+    out = places.listen(places.neighbour)
+    await places.networks.expose("a", 0, exposure("a", 0, egress=EVERYWHERE))
+    await places.networks.expose("a", 1, exposure("a", 1, ONE, egress=EVERYWHERE, bridge="br0"))
+    few = ("192.0.2.64/28", "192.0.2.64/27", "203.0.113.0/24")
+    await places.networks.expose("a", 2, exposure("a", 2, egress=few))
+    assert places.reaches(places.vm("a", 0), NEIGHBOUR, out) == HOST
+    assert places.reaches(places.vm("a", 1), NEIGHBOUR, out) == ONE
+    assert places.reaches(places.vm("a", 2), NEIGHBOUR, out) == HOST
+    assert places.is_refused(places.vm("a", 3), NEIGHBOUR)
+    other = places.listen(places.host)
+    assert places.reaches(places.vm("a", 0), HOST, other)
+    assert places.is_refused(places.vm("a", 2), HOST)
+    await places.networks.expose("a", 0, exposure("a", 0))
+    assert places.is_refused(places.vm("a", 0), NEIGHBOUR)
+
+
+async def test_what_is_not_let_out_is_told_so_at_once(places: Places) -> None:
+    await places.plug("a", 0)
+    await places.networks.expose("a", 0, exposure("a", 0, ONE))
+    with pytest.raises(OSError, match="No route to host") as refused:
+        places.connect(places.vm("a", 0), NEIGHBOUR)
+    assert refused.value.errno == errno.EHOSTUNREACH
+
+
+async def test_a_port_of_the_host_leads_to_a_vm(places: Places) -> None:
+    await places.plug("a", 0, 1)
+    await places.plug("b", 0)
+    to_a = exposure("a", 1, forwards=((8080, 80), (8081, 81)))
+    await places.networks.expose("a", 1, to_a)
+    await places.networks.expose("b", 0, exposure("b", 0, forwards=((9090, 80),)))
+    listeners = {
+        8080: places.listen(places.vm("a", 1)),
+        8081: places.listen(places.vm("a", 1), 81),
+        9090: places.listen(places.vm("b", 0)),
+    }
+    for port, listener in listeners.items():
+        assert places.reaches(places.neighbour, HOST, listener, port) == NEIGHBOUR
+        places.reaches(places.host, HOST, listener, port)
+    await places.networks.expose("a", 1, exposure("a", 1, forwards=((8081, 81),)))
+    assert places.is_refused(places.neighbour, HOST, 8080)
+    places.reaches(places.neighbour, HOST, listeners[8081], 8081)
+    places.reaches(places.neighbour, HOST, listeners[9090], 9090)
+
+
+async def test_what_is_taken_back_ends_at_once_and_the_next_who_has_it_is_another(
+    places: Places,
+) -> None:
+    await places.plug("a", 0, 1, 2)
+    await places.networks.expose("a", 0, exposure("a", 0, ONE))
+    await places.networks.expose("a", 2, exposure("a", 2, TWO))  # the way out stays
+    first, second = (
+        within(places.vm("a", vmid), lambda: socket.socket(type=socket.SOCK_DGRAM))
+        for vmid in (0, 1)
+    )
+    client = within(places.host, lambda: socket.socket(type=socket.SOCK_DGRAM))
+    places.sockets += [first, second, client]
+    for sock in (first, second):
+        sock.bind(("0.0.0.0", 53))
+        sock.settimeout(ANSWERED_S)
+    client.connect((ONE, 53))
+    client.send(b"one")
+    said, whose = first.recvfrom(16)
+    assert said == b"one"
+    await places.networks.expose("a", 0, exposure("a", 0))
+    first.sendto(b"late", whose)
+    await places.networks.expose("a", 1, exposure("a", 1, ONE))
+    client.send(b"two")
+    assert second.recv(16) == b"two"
+    assert not select.select([first, client], [], [], REFUSED_S)[0]
+
+
+async def test_a_new_agent_puts_right_what_an_earlier_one_left(places: Places) -> None:
+    await places.plug("a", 0, 1)
+    await places.plug("b", 0)
+    there = {("a", 0): ONE, ("a", 1): TWO, ("b", 0): THREE}
+    for (cluster, vmid), address in there.items():
+        await places.networks.expose(cluster, vmid, exposure(cluster, vmid, address, bridge="br0"))
+    listener = places.listen(places.vm("a", 0))
+    client = places.connect(places.neighbour, ONE)
+    server, _ = listener.accept()
+    places.sockets.append(server)
+    places.networks.close()  # as the end of its process does
+    later = places.networks = Networks(places.instance, places.host)
+    assert later.exposed() == {
+        "a": {0: f"{ONE} nat -; egress none", 1: f"{TWO} nat -; egress none"},
+        "b": {0: f"{THREE} nat -; egress none"},
+    }
+    for vmid in (0, 1):
+        has = exposure("a", vmid, there["a", vmid], bridge="br0") if not vmid else None
+        later.adopt("a", vmid, has)
+    await later.clear()
+    assert later.exposed() == {"a": {0: f"{ONE} nat br0; egress none"}}
+    client.sendall(b"still")
+    assert server.recv(5) == b"still"
+    places.reaches(places.neighbour, ONE, listener)
+    places.listen(places.vm("a", 1))
+    assert places.is_refused(places.host, TWO)
+    assert {one for one, _ in within(places.host, lambda: routes.answered_for(Netlink()))} == {ONE}
+    del places.vms["b", 0]
+
+
+async def test_what_somebody_changes_in_the_kernel_is_seen(places: Places) -> None:
+    await places.plug("a", 0)
+    everything = exposure("a", 0, ONE, egress=("192.0.2.0/24",), forwards=((8080, 80),))
+    await places.networks.expose("a", 0, everything)
+    assert places.networks.exposed() == {"a": {0: everything.summary}}
+    device = within(places.host, lambda: netlink.index_of(places.networks.device))
+    within(places.host, lambda: Netlink().ask(routes.remove_route(ONE, device)))
+    assert places.networks.exposed() == {"a": {0: "tcp 8080:80; egress 192.0.2.0/24"}}
+    await places.networks.expose("a", 0, everything)
+    assert places.networks.exposed() == {"a": {0: everything.summary}}
+
+
+@pytest.mark.parametrize(
+    ("asked", "why"),
+    [
+        (exposure("a", 1, ONE), r"198\.51\.100\.10 is brought to a-0 already"),
+        (exposure("a", 1, TWO, bridge="br9"), "has no device br9"),
+        (exposure("a", 1, TWO, mode="routed"), "only translates"),
+        (exposure("a", 1, "2001:db8::1"), "only IPv4"),
+        (exposure("a", 1, egress=("2001:db8::/32",)), "to IPv4 only"),
+        (exposure("a", 1, NEIGHBOUR), f"has a way to {NEIGHBOUR} already"),
+    ],
+)
+async def test_what_cannot_be_is_refused_and_all_is_as_it_was(
+    places: Places, asked: Exposure, why: str
+) -> None:
+    within(places.host, places.own_route)
+    await places.plug("a", 0, 1)
+    await places.networks.expose("a", 0, exposure("a", 0, ONE))
+    with pytest.raises(Refused, match=why):
+        await places.networks.expose("a", 1, asked)
+    assert places.networks.exposed() == {"a": {0: f"{ONE} nat -; egress none"}}
+    places.reaches(places.host, ONE, places.listen(places.vm("a", 0)))
+
+
+async def test_a_host_that_does_not_forward_says_so(places: Places) -> None:
+    await places.plug("a", 0)
+    places.sysctl(places.host, "ip_forward", "0")
+    with pytest.raises(Refused, match="this host does not forward"):
+        await places.networks.expose("a", 0, exposure("a", 0, ONE, bridge="br0"))
+    await places.networks.expose("a", 0, exposure("a", 0, ONE))  # it is reached from the host
+
+
+async def test_many_are_brought_into_force_together(places: Places) -> None:
+    many = range(32)
+    await places.plug("a", 0)
+    for vmid in many:
+        os.close(await places.networks.tap("a", vmid + 1))
+    asked = [exposure("a", vmid + 1, f"203.0.113.{vmid}") for vmid in many]
+    await asyncio.gather(*(places.networks.expose("a", vmid + 1, asked[vmid]) for vmid in many))
+    assert len(places.networks.exposed()["a"]) == len(many)
+    await asyncio.gather(*(places.networks.leave("a", vmid + 1) for vmid in many))
+    assert places.networks.exposed() == {}

@@ -108,23 +108,22 @@ class World:
                     advice="copper network create with a pool of IPv4 only",
                 )
             if one.bridge:
-                self._check_bridge(one.bridge)
+                self._check_bridge(one.bridge, exposure.vm)
         for prefix in exposure.egress:
             if ":" in prefix and prefix != "::/0":
                 raise Refused(f"this host lets VMs out to IPv4 only, not to {prefix}")
 
-    def _check_bridge(self, bridge: str) -> None:
+    def _check_bridge(self, bridge: str, vm: str) -> None:
         self._go_outside()
-        try:
-            forwards = (_SYSCTL / "ipv4/conf" / bridge / "forwarding").read_text().strip()
-        except OSError:
+        if not (_SYSCTL / "ipv4/conf" / bridge).exists():
             raise Refused(
                 f"this host has no device {bridge}", advice="copper network create --bridge"
-            ) from None
-        if forwards != "1":
+            )
+        # replies come in by another device: all have to
+        if (_SYSCTL / "ipv4/ip_forward").read_text().strip() != "1":
             raise Refused(
-                f"this host does not forward what comes in by {bridge}",
-                advice=f"sysctl -w net.ipv4.conf.{bridge}.forwarding=1",
+                f"this host does not forward: nobody on {bridge} would reach VM {vm}",
+                advice="sysctl -w net.ipv4.ip_forward=1",
             )
 
     def apply(self, changed: Mapping[str, Exposures]) -> None:
