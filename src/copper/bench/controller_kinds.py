@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from copper.bench.stats import Tail, summarize_tail
 from copper.bench.targets import Verdict
@@ -127,13 +127,18 @@ KINDS = (
 )
 
 
-def summaries(samples: Mapping[str, list[float]]) -> dict[str, Tail]:
-    """By kind, those that were measured, in the order of the table."""
+def tails(kinds: Iterable[Kind], samples: Mapping[str, list[float]]) -> dict[str, Tail]:
+    """What the samples of these kinds say, by kind; of those that were not measured nothing."""
     return {
         kind.name: summarize_tail(samples[kind.name], more_is_better=kind.more_is_better)
-        for kind in KINDS
+        for kind in kinds
         if samples.get(kind.name)
     }
+
+
+def summaries(samples: Mapping[str, list[float]]) -> dict[str, Tail]:
+    """By kind, those that were measured, in the order of the table."""
+    return tails(KINDS, samples)
 
 
 def verdicts(samples: Mapping[str, list[float]], parts: Sequence[str]) -> list[Verdict]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from copper.bench.controller_kinds import Kind
-from copper.bench.stats import Tail, summarize_tail
+from copper.bench.controller_kinds import Kind, tails
+from copper.bench.stats import Tail
 from copper.bench.targets import Verdict
 
 PER_SECOND = 2000
@@ -58,11 +58,7 @@ KINDS = (
 
 def summaries(samples: Mapping[str, list[float]]) -> dict[str, Tail]:
     """By kind, those that were measured, in the order of the table."""
-    return {
-        kind.name: summarize_tail(samples[kind.name], more_is_better=kind.more_is_better)
-        for kind in KINDS
-        if samples.get(kind.name)
-    }
+    return tails(KINDS, samples)
 
 
 def verdicts(samples: Mapping[str, list[float]], parts: Sequence[str]) -> list[Verdict]:
