@@ -8,6 +8,7 @@ import os
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,7 @@ from copper.client import Client
 from copper.host.cgroups import find_layout, instance_of, sweep
 from copper.model.settings import Settings, from_environment
 from copper.net import namespaces
+from copper.net.nft import Nft
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = Path(sys.executable).parent
@@ -128,6 +130,13 @@ class Copper:
         prefix = f"copper-{instance_of(self.settings.run_dir)[:6]}-"
         return [name.removeprefix(prefix) for name in namespaces.names(prefix)]
 
+    def ways_out(self) -> list[str]:
+        """What leads from the host to public addresses."""
+        instance = instance_of(self.settings.run_dir)[:6]
+        ways = [name for name in namespaces.names(f"copper-{instance}") if name.count("-") == 1]
+        ways += [name for _, name in socket.if_nameindex() if name == f"cp-{instance}"]
+        return ways + [line for line in Nft().run("list tables").split('"') if instance in line]
+
     def leftovers(self) -> list[str]:
         """All that must be gone when no virtual cluster runs and the daemon has ended."""
         left = [f"QEMU {pid}" for pid in self.qemus()]
@@ -137,6 +146,7 @@ class Copper:
         left += [str(path) for path in self.settings.images_dir.glob(".*")]
         left += [str(path) for path in (self.settings.state_dir / "suspended").glob("*")]
         left += [f"the namespace of {cluster}" for cluster in self.networks()]
+        left += self.ways_out()
         layout = find_layout()
         for root in layout.roots() if layout is not None else ():
             groups = root / "copper" / instance_of(self.settings.run_dir)

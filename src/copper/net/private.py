@@ -11,9 +11,8 @@ import fcntl
 import os
 import struct
 import threading
-from pathlib import Path
 
-from copper.net import filter, namespaces, netlink
+from copper.net import filter, namespaces, netlink, sysctl
 from copper.net.addresses import (
     GATEWAY,
     GATEWAY6,
@@ -32,7 +31,6 @@ BLOCK = 64  # vmids that are made known together
 _TUNSETIFF, _TUNSETVNETHDRSZ = 0x400454CA, 0x400454D8
 _TAP, _NO_PI, _VNET_HDR = 0x0002, 0x1000, 0x4000
 _VNET_HDR_BYTES = 12  # what QEMU and a guest of virtio 1.0 agree on
-_SYSCTL = Path("/proc/sys/net/ipv6/conf")
 
 
 def open_tap(name: str) -> int:
@@ -82,14 +80,15 @@ class PrivateNetwork:
         with contextlib.suppress(FileNotFoundError):
             return cls.find(name)
         with namespaces.made(name):
-            _write_sysctl("default/disable_ipv6", "1")  # a port of a bridge has no address
+            sysctl.write("ipv6/conf/default/disable_ipv6", "1")  # a port of a bridge has no address
+            sysctl.forward()  # a VM is told at once where it cannot go
             socket = Netlink()
             try:
                 socket.ask(netlink.set_up("lo"), netlink.add_bridge(BRIDGE, BRIDGE_MAC))
                 bridge = netlink.index_of(BRIDGE)
                 socket.ask(netlink.add_address(bridge, GATEWAY, WIDEST), netlink.set_up(BRIDGE))
-                _write_sysctl(f"{BRIDGE}/accept_ra", "0")  # nor does it ask for routers
-                if _write_sysctl(f"{BRIDGE}/disable_ipv6", "0"):
+                sysctl.write(f"ipv6/conf/{BRIDGE}/accept_ra", "0")  # nor does it ask for routers
+                if sysctl.write(f"ipv6/conf/{BRIDGE}/disable_ipv6", "0"):
                     socket.ask(netlink.add_address(bridge, GATEWAY6, PREFIX6))
                 filter.load(filter.RULES)
             except BaseException:
@@ -151,12 +150,3 @@ class PrivateNetwork:
 
     def close(self) -> None:
         self.socket.close()
-
-
-def _write_sysctl(name: str, value: str) -> bool:
-    """Of this thread's namespace; False on a host without IPv6."""
-    try:
-        (_SYSCTL / name).write_text(value)
-    except OSError:
-        return False
-    return True

@@ -16,11 +16,10 @@ import errno
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 
 from copper.model.errors import CopperError, Refused
 from copper.model.networks import Exposure
-from copper.net import in_force, namespaces, netlink, routes, translation
+from copper.net import in_force, namespaces, netlink, routes, sysctl, translation
 from copper.net.netlink import Netlink
 from copper.net.nft import Nft
 from copper.net.private import PrivateNetwork
@@ -28,7 +27,6 @@ from copper.net.translation import DOOR, ROUTER_LINK, UP
 
 NO_CONNECTIONS = (errno.ENOENT, errno.EINVAL, errno.EOPNOTSUPP)
 MANY = 64  # messages at a time: answers of more might not fit the socket
-_SYSCTL = Path("/proc/sys/net")
 Exposures = Mapping[int, Exposure]  # by vmid
 
 
@@ -115,12 +113,12 @@ class World:
 
     def _check_bridge(self, bridge: str, vm: str) -> None:
         self._go_outside()
-        if not (_SYSCTL / "ipv4/conf" / bridge).exists():
+        if not sysctl.read(f"ipv4/conf/{bridge}/forwarding"):
             raise Refused(
                 f"this host has no device {bridge}", advice="copper network create --bridge"
             )
         # replies come in by another device: all have to
-        if (_SYSCTL / "ipv4/ip_forward").read_text().strip() != "1":
+        if sysctl.read("ipv4/ip_forward") != "1":
             raise Refused(
                 f"this host does not forward: nobody on {bridge} would reach VM {vm}",
                 advice="sysctl -w net.ipv4.ip_forward=1",
@@ -207,8 +205,9 @@ class World:
         outside = namespaces.descriptor(self._outside)
         try:
             with namespaces.made(self.name):
-                _write("ipv6/conf/default/disable_ipv6", "1")
-                _forward()
+                sysctl.write("ipv6/conf/default/disable_ipv6", "1")
+                if not sysctl.forward():
+                    raise CopperError("this host lets no namespace forward what is for others")
                 router = Netlink()
                 try:
                     router.ask(netlink.set_up("lo"), routes.add_cable(UP, self.device, outside))
@@ -247,7 +246,6 @@ class World:
         if number is None or near is None:
             if number is not None:
                 router.ask(netlink.remove(number), fine=routes.GONE)
-            _forward()
             way_out = namespaces.descriptor(self.name)
             try:
                 network.socket.ask(routes.add_cable(DOOR, far, way_out))
@@ -367,21 +365,3 @@ def _have_routes(
 def _ask_all(link: Netlink, messages: list[netlink.Message]) -> None:
     for begin in range(0, len(messages), MANY):
         link.ask(*messages[begin : begin + MANY], fine=routes.GONE)
-
-
-def _forward() -> None:
-    """This thread's namespace passes on what is for others, and asks only its own rules about it."""
-    _write("ipv4/ip_forward", "1")
-    for which in ("all", "default"):
-        _write(f"ipv4/conf/{which}/rp_filter", "0")
-    for which in ("iptables", "ip6tables", "arptables"):
-        _write(f"bridge/bridge-nf-call-{which}", "0")
-
-
-def _write(name: str, value: str) -> None:
-    try:
-        (_SYSCTL / name).write_text(value)
-    except FileNotFoundError:
-        pass  # a kernel without it does not do it either
-    except OSError as error:
-        raise OSError(error.errno or errno.EPERM, f"{name} cannot be set") from error
