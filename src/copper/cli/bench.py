@@ -104,7 +104,11 @@ def dns(only: tuple[str, ...], seconds: float, rounds: int, out: Path | None) ->
 
 @bench.command()
 @click.option("--rounds", type=Number("n", 1, 10_000), help="Rounds; 30 when not given.")
-@click.option("--image", default="micro", help="The guest's recipe; micro when not given.")
+@click.option(
+    "--image",
+    default="micro",
+    help="The guest's recipe; micro when not given. debian-12-dev has the bindings to measure.",
+)
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
