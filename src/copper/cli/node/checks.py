@@ -18,6 +18,8 @@ from copper.client import Client
 from copper.client.http import NotRunning
 from copper.model.errors import CopperError
 from copper.model.settings import MIB, Settings
+from copper.net import sysctl
+from copper.net.nft import Nft
 from copper.net.private import open_lone_tap
 from copper.vmm.capabilities import Qemu, accelerator_verdict, probe_qemu
 
@@ -56,6 +58,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield _built("QEMU's hook", settings.native_dir / "libcopper-layers.so")
     yield _built("guest agent", settings.native_dir / "guest" / "gridcentric")
     yield _networks()
+    yield _world()
     yield from _tools()
     yield from _memory(settings)
     yield from _folders(settings)
@@ -109,6 +112,17 @@ def _networks() -> Finding:
             "lacking", "networks", detail, "/dev/net/tun and the right to make namespaces"
         )
     return Finding("ok", "networks", "taps, network namespaces and nft")
+
+
+def _world() -> Finding:
+    try:
+        Nft().close()
+    except CopperError as error:
+        return Finding("lacking", "public networks", error.message, error.advice)
+    if sysctl.read("ipv4/ip_forward") != "1":
+        detail = "this host does not forward: VMs and it reach each other, and nobody else"
+        return Finding("note", "public networks", detail, "sysctl -w net.ipv4.ip_forward=1")
+    return Finding("ok", "public networks", "libnftables, and this host forwards")
 
 
 def _tools() -> Iterator[Finding]:
