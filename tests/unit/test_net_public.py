@@ -103,6 +103,10 @@ class Places:
         self._address(self.host, "br0", HOST)
         self._address(self.neighbour, "eth0", NEIGHBOUR)
         self.sysctl(self.host, "ip_forward", "1")
+        within(
+            self.neighbour,
+            lambda: self._route(routes.add_route("", HOST, netlink.index_of("eth0"))),
+        )
         self.sysctl(self.host, "neigh/br0/proxy_delay", "0")
         self._address(self.host, "br0", "198.51.100.2")
         self._address(self.neighbour, "eth0", ON_WIRE)
@@ -136,6 +140,19 @@ class Places:
             link.close()
 
         within(where, run)
+
+    def _route(self, message: netlink.Message) -> None:
+        link = Netlink()
+        link.ask(message)
+        link.close()
+
+    def lives_at(self, address: str) -> None:
+        """The neighbour has this address as well, and the host knows."""
+        self._address(self.neighbour, "eth0", address, 32)
+        within(
+            self.host,
+            lambda: self._route(routes.add_route(address, NEIGHBOUR, netlink.index_of("br0"))),
+        )
 
     def own_route(self) -> None:
         """Of the host: a way to one of its neighbours."""
@@ -191,17 +208,25 @@ class Places:
         return sock
 
     def connect(
-        self, where: str, address: str, port: int = 80, timeout: float = ANSWERED_S
+        self,
+        where: str,
+        address: str,
+        port: int = 80,
+        timeout: float = ANSWERED_S,
+        source: str = "",
     ) -> socket.socket:
         sock = within(where, lambda: socket.socket())
+        sock.bind((source, 0))
         self.sockets.append(sock)
         sock.settimeout(timeout)
         sock.connect((address, port))
         return sock
 
-    def reaches(self, where: str, address: str, listener: socket.socket, port: int = 80) -> str:
+    def reaches(
+        self, where: str, address: str, listener: socket.socket, port: int = 80, source: str = ""
+    ) -> str:
         """Whose connection the listener sees, by its address; nothing else answers."""
-        client = self.connect(where, address, port)
+        client = self.connect(where, address, port, source=source)
         assert select.select([listener], [], [], ANSWERED_S)[0]
         server, (seen, *_) = listener.accept()
         self.sockets.append(server)
@@ -310,6 +335,18 @@ async def test_neighbours_on_the_networks_wire_reach_it_by_its_bridge(places: Pl
     assert places.reaches(places.neighbour, ONE, listener) == ON_WIRE
     await places.networks.expose("a", 0, exposure("a", 0))
     assert within(places.host, lambda: routes.answered_for(Netlink())) == set()
+
+
+async def test_who_has_the_address_of_a_vm_in_the_world_reaches_vms_too(places: Places) -> None:
+    await places.plug("a", 0, 1)
+    both = exposure("a", 0, ONE, forwards=((8080, 80),), bridge="br0")
+    await places.networks.expose("a", 0, both)
+    listener = places.listen(places.vm("a", 0))
+    for address in (ipv4_of(1), ipv4_of(0), "10.9.9.9"):
+        places.lives_at(address)
+        assert places.reaches(places.neighbour, ONE, listener, source=address) == GATEWAY
+        assert places.reaches(places.neighbour, HOST, listener, 8080, address) == GATEWAY
+    assert places.reaches(places.vm("a", 1), ONE, listener) == GATEWAY
 
 
 async def test_a_vm_goes_out_as_far_as_it_may(places: Places) -> None:
@@ -426,6 +463,13 @@ async def test_what_somebody_changes_in_the_kernel_is_seen(places: Places) -> No
     assert places.networks.exposed() == {"a": {0: "tcp 8080:80; egress 192.0.2.0/24"}}
     await places.networks.expose("a", 0, everything)
     assert places.networks.exposed() == {"a": {0: everything.summary}}
+    within(places.host, lambda: Nft().run("flush ruleset"))
+    assert places.networks.exposed() == {
+        "a": {0: f"{ONE} nat -; egress 192.0.2.0/24"},
+    }
+    await places.networks.expose("a", 0, everything)
+    assert places.networks.exposed() == {"a": {0: everything.summary}}
+    places.reaches(places.neighbour, HOST, places.listen(places.vm("a", 0)), 8080)
 
 
 @pytest.mark.parametrize(

@@ -17,15 +17,17 @@ from copper.net.netlink import (
     attributes_of,
 )
 
-DELNEIGH, GETNEIGH, NEWROUTE, DELROUTE, GETROUTE = 29, 30, 24, 25, 26
+DELNEIGH, GETNEIGH, NEWROUTE, DELROUTE, GETROUTE, NEWRULE = 29, 30, 24, 25, 26, 32
 OURS = 0x63  # of a route, who made it: rt_protos has nobody there
 GONE = (errno.ESRCH, errno.ENOENT, errno.ENODEV)
 _CREATE, _EXCL, _REPLACE = 0x400, 0x200, 0x100
 _NESTED = 0x8000
 _PROXY = 0x08  # NTF_PROXY
 _MAIN, _UNICAST = 254, 1
+_TO_TABLE, _FWMARK = 1, 10  # FR_ACT_TO_TBL, FRA_FWMARK
 _DST, _OIF, _GATEWAY = 1, 4, 5
 NETFILTER = 12  # the protocol of a socket for connections
+_VMID = struct.pack("!I", (1 << 24) - 1)  # of a mark
 _CONNECTIONS, _MARK, _MASK = 1 << 8, 8, 21  # NFNL_SUBSYS_CTNETLINK, CTA_MARK, CTA_MARK_MASK
 
 
@@ -62,6 +64,15 @@ def _route(address: str, device: int) -> bytes:
     if address:
         head += attribute(_DST, _packed(address))
     return head + attribute(_OIF, struct.pack("=i", device))
+
+
+def add_marked_route(via: str, device: int, mark: int) -> tuple[Message, Message]:
+    """To anywhere, for packets with this mark, in a table of that number; again: EEXIST from the second."""
+    head = struct.pack("=BBBBBBBBI", socket.AF_INET, 0, 0, 0, mark, OURS, 0, _UNICAST, 0)
+    body = head + attribute(_OIF, struct.pack("=i", device)) + attribute(_GATEWAY, _packed(via))
+    rule = struct.pack("=BBBBBBBBI", socket.AF_INET, 0, 0, 0, mark, 0, 0, _TO_TABLE, 0)
+    rule += attribute(_FWMARK, struct.pack("=I", mark))
+    return (NEWROUTE, _CREATE | _REPLACE, body), (NEWRULE, _CREATE | _EXCL, rule)
 
 
 def answer_for(address: str, device: int) -> Message:
@@ -106,7 +117,7 @@ def answered_for(link: Netlink) -> set[tuple[str, int]]:
 def forget_connections(mark: int) -> Message:
     """What connections with this mark were translated to; for a socket of NETLINK_NETFILTER."""
     body = struct.pack("!BBH", socket.AF_UNSPEC, 0, 0)
-    body += attribute(_MARK, struct.pack("!I", mark)) + attribute(_MASK, b"\xff" * 4)
+    body += attribute(_MARK, struct.pack("!I", mark)) + attribute(_MASK, _VMID)
     return _CONNECTIONS | 2, 0, body
 
 

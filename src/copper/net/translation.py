@@ -19,6 +19,14 @@ BRIDGE, DOOR, UP = "copper", "world", "up"
 LINKS = ipaddress.IPv4Network("100.96.0.0/11")  # of virtual clusters, seen by the way out only
 UPLINKS = ipaddress.IPv4Network("100.64.0.0/11")  # of the way out and the host
 ANYWHERE = "0.0.0.0/0"
+MAPS = ("to_vm", "from_vm", "marks", "marks_in")
+# the world may have the addresses that VMs have: who comes in with one is the gateway to the VM, and is answered
+# by the door whatever his address
+PRIVATE = "10.0.0.0/8"
+CAME_IN, ANSWERS = (
+    1 << 30,
+    1,
+)  # in the mark of a connection; the mark of its answers, and their table of routes
 
 
 def cluster_rules(link: str) -> str:
@@ -30,6 +38,7 @@ table {CLUSTER_TABLE} {{
   map to_vm {{ type ipv4_addr : ipv4_addr; }}
   map from_vm {{ type ipv4_addr : ipv4_addr; }}
   map marks {{ type ipv4_addr : mark; }}
+  map marks_in {{ type ipv4_addr : mark; }}
   set pairs {{ type ipv4_addr . ipv4_addr; }}
   set open {{ type ipv4_addr; }}
   set ways {{ type ipv4_addr . ipv4_addr; flags interval; }}
@@ -46,12 +55,17 @@ table {CLUSTER_TABLE} {{
     oifname "{DOOR}" snat ip to {link}
     iifname "{BRIDGE}" oifname "{BRIDGE}" ct status dnat snat ip to ip saddr map @from_vm
     iifname "{BRIDGE}" oifname "{BRIDGE}" ct status dnat masquerade
+    iifname "{DOOR}" oifname "{BRIDGE}" ip saddr {PRIVATE} masquerade
+  }}
+  chain answering {{
+    type filter hook prerouting priority mangle;
+    iifname "{BRIDGE}" ct direction reply ct mark & {CAME_IN:#x} != 0 meta mark set {ANSWERS}
   }}
   chain passing {{
     type filter hook forward priority filter; policy drop;
     iifname "{BRIDGE}" oifname "{BRIDGE}" accept
-    ct state new ct mark set ct reply ip saddr map @marks
-    ct state new ct mark set ct original ip saddr map @marks
+    iifname "{DOOR}" ct state new ct mark set ct reply ip saddr map @marks_in
+    iifname "{BRIDGE}" ct state new ct mark set ct original ip saddr map @marks
     ct original ip daddr . ct reply ip saddr @pairs accept
     ct original ip daddr {link} ct direction original meta l4proto . th dport . ip daddr @ported accept
     ct original ip daddr {link} ct direction reply meta l4proto . th sport . ip saddr @ported accept
@@ -76,12 +90,12 @@ def mark_of(vmid: int) -> int:
 def cluster_elements(exposures: Mapping[int, Exposure]) -> str:
     """What is in force for these VMs, and for no other of the virtual cluster's from then on."""
     filled: dict[str, list[str]] = {
-        name: []
-        for name in ("to_vm", "from_vm", "marks", "pairs", "open", "ways", "ports", "ported")
+        name: [] for name in (*MAPS, "pairs", "open", "ways", "ports", "ported")
     }
     for vmid, one in sorted(exposures.items()):
         private = one.private
         filled["marks"].append(f"{private} : {mark_of(vmid)}")
+        filled["marks_in"].append(f"{private} : {mark_of(vmid) | CAME_IN}")
         for place, address in enumerate(addresses_of(one)):
             filled["to_vm"].append(f"{address} : {private}")
             filled["pairs"].append(f"{address} . {private}")
@@ -188,7 +202,7 @@ def uplink_of(number: int) -> tuple[str, str]:
 
 
 def _filled(table: str, name: str, values: list[str]) -> str:
-    kind = "map" if name in ("to_vm", "from_vm", "marks") else "set"
+    kind = "map" if name in MAPS else "set"
     if name == "ports":
         kind = "map" if table in (CLUSTER_TABLE, ROUTER_TABLE) else "set"
     text = f"flush {kind} {table} {name}\n"

@@ -31,19 +31,35 @@ Exposures = Mapping[int, Exposure]  # by vmid
 
 
 @dataclasses.dataclass
+class _Table:
+    """A table of nftables, and the rules that it is made with."""
+
+    nft: Nft
+    rules: str
+    is_made: bool = False  # by this agent: an earlier one's may have had other rules
+
+    def hold(self, elements: str) -> None:
+        """Changes what it holds, in one step; one that somebody removed is made again."""
+        if self.is_made:
+            with contextlib.suppress(CopperError):
+                self.nft.run(elements)
+                return
+        self.nft.run(self.rules + elements)
+        self.is_made = True
+
+
+@dataclasses.dataclass
 class _Door:
     """A virtual cluster's cable to the way out; `number` is its device's there."""
 
     number: int
     link: str
-    nft: Nft
+    table: _Table
     connections: Netlink
-    rules: str  # to be loaded with what they hold first, in one step
     had: dict[int, Exposure | None]  # None: an earlier agent's
 
     def load(self, exposures: Exposures) -> None:
-        self.nft.run(self.rules + translation.cluster_elements(exposures))
-        self.rules = ""
+        self.table.hold(translation.cluster_elements(exposures))
         for vmid, had in self.had.items():
             # whoever has its address next is not taken for it
             if vmid not in exposures or (had and translation.takes_back(had, exposures[vmid])):
@@ -52,7 +68,7 @@ class _Door:
         self.had = dict(exposures)
 
     def close(self) -> None:
-        self.nft.close()
+        self.table.nft.close()
         self.connections.close()
 
 
@@ -61,10 +77,9 @@ class _Host:
     """The host's end: `device` is its cable's, `uplink` the address at the other end."""
 
     link: Netlink
-    nft: Nft
+    table: _Table
     device: int
     uplink: str
-    rules: str
 
 
 @dataclasses.dataclass
@@ -72,8 +87,7 @@ class _Router:
     """The namespace in the middle."""
 
     link: Netlink
-    nft: Nft
-    rules: str
+    table: _Table
 
 
 class World:
@@ -152,7 +166,7 @@ class World:
         for end in (self._router, self._host):
             if end is not None:
                 end.link.close()
-                end.nft.close()
+                end.table.nft.close()
         self._router = self._host = None
 
     # the way out
@@ -188,7 +202,7 @@ class World:
                 routes.add_end(up, far, near), netlink.set_up(UP), routes.add_route("", near, up)
             )
             namespaces.enter(self.name)
-            self._router = _Router(router, Nft(), translation.router_rules(far))
+            self._router = _Router(router, _Table(Nft(), translation.router_rules(far)))
         except BaseException:
             host.close()
             host_nft.close()
@@ -196,7 +210,7 @@ class World:
                 router.close()
             raise
         rules = translation.host_rules(self.table, self.device, far)
-        self._host = _Host(host, host_nft, device, far, rules)
+        self._host = _Host(host, _Table(host_nft, rules), device, far)
 
     def _make(self, host: Netlink, device: int | None) -> tuple[Netlink, int]:
         if device is not None:
@@ -225,7 +239,7 @@ class World:
         self._open()
         assert self._host is not None
         with contextlib.suppress(CopperError):
-            self._host.nft.run(f"delete table {self.table}")
+            self._host.table.nft.run(f"delete table {self.table}")
         self._host.link.ask(netlink.remove(self._host.device), fine=routes.GONE)
         self.close()
         namespaces.go_home()
@@ -252,28 +266,27 @@ class World:
             finally:
                 os.close(way_out)
             number, near = router.links()[far], network.socket.links()[DOOR]
-        link = translation.link_of(number)
+        link, nft = translation.link_of(number), Nft()
+        rules = translation.cluster_rules(link)
+        there = in_force.held(nft, translation.CLUSTER_TABLE)
+        if not there:
+            nft.run(rules)  # nothing passes before it is asked whether it may
         router.ask(routes.add_end(number, ROUTER_LINK, link), netlink.set_up(far))
         network.socket.ask(
             routes.add_end(near, link, ROUTER_LINK),
             netlink.set_up(DOOR),
             routes.add_route("", ROUTER_LINK, near),
+            *routes.add_marked_route(ROUTER_LINK, near, translation.ANSWERS),
+            fine=(errno.EEXIST,),
         )
-        nft = Nft()
-        return _Door(
-            number,
-            link,
-            nft,
-            Netlink(routes.NETFILTER),
-            translation.cluster_rules(link),
-            dict.fromkeys(in_force.marked(in_force.held(nft, translation.CLUSTER_TABLE)).values()),
-        )
+        had = dict.fromkeys(in_force.marked(there).values())
+        return _Door(number, link, _Table(nft, rules), Netlink(routes.NETFILTER), had)
 
     def _shut(self, cluster: str) -> None:
         door = self._doors.pop(cluster, None)
         if door is not None:
             with contextlib.suppress(CopperError):
-                door.nft.run(f"delete table {translation.CLUSTER_TABLE}")
+                door.table.nft.run(f"delete table {translation.CLUSTER_TABLE}")
             door.close()
         if self._router is not None:
             number = self._router.link.links().get(_far_end(cluster))
@@ -301,8 +314,7 @@ class World:
                 for forward in exposure.forwards:
                     ports[forward.protocol, forward.host_port] = door.link
         router, host = self._router, self._host
-        router.nft.run(router.rules + translation.router_elements(ports))
-        router.rules = ""
+        router.table.hold(translation.router_elements(ports))
         _have_routes(router.link, inner, routes.routes(router.link))
         had = {one for one in routes.routes(host.link) if one[1] == host.device}
         ours = {address for address, _ in (*had, *outer)}
@@ -311,8 +323,7 @@ class World:
                 host.link.ask(routes.no_longer_answer_for(address, device), fine=routes.GONE)
         _have_routes(host.link, outer, had)
         _ask_all(host.link, [routes.answer_for(*one) for one in sorted(answered)])
-        host.nft.run(host.rules + translation.host_elements(self.table, ports))
-        host.rules = ""
+        host.table.hold(translation.host_elements(self.table, ports))
 
     # what is in force
 
@@ -323,14 +334,14 @@ class World:
         self._open()
         assert self._router is not None and self._host is not None
         led = in_force.Led.read(
-            (self._router.link, self._router.nft, translation.ROUTER_TABLE),
-            (self._host.link, self._host.nft, self.table),
+            (self._router.link, self._router.table.nft, translation.ROUTER_TABLE),
+            (self._host.link, self._host.table.nft, self.table),
         )
         found = {}
         for cluster in clusters:
             told = self._exposures.get(cluster, {})
             if cluster in self._doors:
-                found[cluster] = in_force.lines(self._doors[cluster].nft, led, told)
+                found[cluster] = in_force.lines(self._doors[cluster].table.nft, led, told)
             else:
                 with contextlib.suppress(FileNotFoundError):
                     namespaces.enter(f"{self.name}-{cluster}")
