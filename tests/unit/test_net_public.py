@@ -21,7 +21,7 @@ from typing import TypeVar
 
 import pytest
 
-from copper.model.errors import Refused
+from copper.model.errors import CopperError, Refused
 from copper.model.networks import EVERYWHERE, Exposure, Forward, Mode, PublicAddress
 from copper.net import namespaces, netlink, routes
 from copper.net.addresses import GATEWAY, ipv4_of, mac_of
@@ -196,9 +196,10 @@ class Places:
         for sock in self.sockets:
             sock.close()
         for cluster, vmid in list(self.vms):
-            await self.end(cluster, vmid)
+            with contextlib.suppress(CopperError):
+                await self.end(cluster, vmid)
         self.networks.close()
-        for name in self.made:
+        for name in (*self.made, *namespaces.names(f"copper-{self.instance}")):
             namespaces.remove(name)
 
     def listen(self, where: str, port: int = 80, host: str = "0.0.0.0") -> socket.socket:
@@ -451,6 +452,33 @@ async def test_a_new_agent_puts_right_what_an_earlier_one_left(places: Places) -
     assert places.is_refused(places.host, TWO)
     assert {one for one, _ in within(places.host, lambda: routes.answered_for(Netlink()))} == {ONE}
     del places.vms["b", 0]
+
+
+async def test_what_is_left_for_no_vm_is_taken_away(places: Places) -> None:
+    await places.plug("a", 0)
+    await places.networks.expose(
+        "a", 0, exposure("a", 0, ONE, forwards=((8080, 80),), bridge="br0")
+    )
+    places.networks.close()
+    later = places.networks = Networks(places.instance, places.host)
+    assert later.way_out == (f"copper-{places.instance}", False)
+    await later.settle()
+    assert later.way_out == ("", False) and later.exposed() == {}
+    assert within(places.host, lambda: routes.answered_for(Netlink())) == set()
+    assert places.is_refused(places.neighbour, HOST, 8080)
+    later.adopt("a", 0)
+
+
+async def test_an_agent_that_ends_in_the_middle_is_gone_on_from(places: Places) -> None:
+    await places.plug("a", 0)
+    await places.networks.expose("a", 0, exposure("a", 0, ONE))
+    places.networks.close()
+    device = within(places.host, lambda: netlink.index_of(places.networks.device))
+    within(places.host, lambda: Netlink().ask(netlink.remove(device)))
+    later = places.networks = Networks(places.instance, places.host)
+    later.adopt("a", 0, exposure("a", 0, ONE))
+    await later.clear()
+    places.reaches(places.host, ONE, places.listen(places.vm("a", 0)))
 
 
 async def test_what_somebody_changes_in_the_kernel_is_seen(places: Places) -> None:

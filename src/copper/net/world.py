@@ -260,6 +260,8 @@ class World:
         if number is None or near is None:
             if number is not None:
                 router.ask(netlink.remove(number), fine=routes.GONE)
+            elif near is not None:  # it led to a way out that has gone
+                network.socket.ask(netlink.remove(near), fine=routes.GONE)
             way_out = namespaces.descriptor(self.name)
             try:
                 network.socket.ask(routes.add_cable(DOOR, far, way_out))
