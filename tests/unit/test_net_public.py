@@ -30,6 +30,7 @@ from copper.net.netlink import Netlink
 from copper.net.networks import Networks
 from copper.net.nft import Nft
 from copper.net.private import open_lone_tap
+from copper.net.translation import FLOWS
 
 T = TypeVar("T")
 ANSWERED_S = 5.0
@@ -366,6 +367,28 @@ async def test_a_vm_goes_out_as_far_as_it_may(places: Places) -> None:
     assert places.is_refused(places.vm("a", 2), HOST)
     await places.networks.expose("a", 0, exposure("a", 0))
     assert places.is_refused(places.vm("a", 0), NEIGHBOUR)
+
+
+async def test_a_vm_that_opens_connections_without_end_takes_none_of_the_others(
+    places: Places,
+) -> None:
+    await places.plug("a", 0, 1)
+    for vmid in (0, 1):
+        await places.networks.expose("a", vmid, exposure("a", vmid, egress=EVERYWHERE))
+    out = places.listen(places.neighbour)
+
+    def flood() -> None:
+        for port in range(10_000, 10_000 + 2 * FLOWS):
+            with socket.socket(type=socket.SOCK_DGRAM) as sock:
+                sock.bind(("0.0.0.0", port))
+                with contextlib.suppress(OSError):  # where nobody listens it is told so
+                    sock.sendto(b"", (NEIGHBOUR, 9))
+
+    within(places.vm("a", 0), flood)
+    assert places.is_refused(places.vm("a", 0), NEIGHBOUR)
+    assert places.reaches(places.vm("a", 1), NEIGHBOUR, out) == HOST
+    tracked = Path("/proc/sys/net/netfilter/nf_conntrack_count")
+    assert int(within(places.host, tracked.read_text)) <= FLOWS + 16
 
 
 @pytest.mark.parametrize("has", [(), (ONE,)])

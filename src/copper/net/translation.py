@@ -19,6 +19,7 @@ BRIDGE, DOOR, UP = "copper", "world", "up"
 LINKS = ipaddress.IPv4Network("100.96.0.0/11")  # of virtual clusters, seen by the way out only
 UPLINKS = ipaddress.IPv4Network("100.64.0.0/11")  # of the way out and the host
 ANYWHERE = "0.0.0.0/0"
+FLOWS = 4096  # connections of one VM to the world: the host has room for 65,536 at least, of all its VMs
 MAPS = ("to_vm", "from_vm", "marks", "marks_in")
 # the world may have the addresses that VMs have: who comes in with one is the gateway to the VM, and is answered
 # by the door whatever his address
@@ -44,6 +45,7 @@ table {CLUSTER_TABLE} {{
   set ways {{ type ipv4_addr . ipv4_addr; flags interval; }}
   map ports {{ type inet_proto . inet_service : ipv4_addr . inet_service; }}
   set ported {{ type inet_proto . inet_service . ipv4_addr; }}
+  set flows {{ type ipv4_addr; size 65535; flags dynamic; }}
   chain arriving {{
     type nat hook prerouting priority dstnat;
     dnat ip to ip daddr map @to_vm
@@ -66,6 +68,7 @@ table {CLUSTER_TABLE} {{
     iifname "{BRIDGE}" oifname "{BRIDGE}" accept
     iifname "{DOOR}" ct state new ct mark set ct reply ip saddr map @marks_in
     iifname "{BRIDGE}" ct state new ct mark set ct original ip saddr map @marks
+    iifname "{BRIDGE}" ct state new add @flows {{ ip saddr ct count over {FLOWS} }} drop
     ct original ip daddr . ct reply ip saddr @pairs accept
     ct original ip daddr {link} ct direction original meta l4proto . th dport . ip daddr @ported accept
     ct original ip daddr {link} ct direction reply meta l4proto . th sport . ip saddr @ported accept
