@@ -546,6 +546,21 @@ async def test_what_cannot_be_is_refused_and_all_is_as_it_was(
     places.reaches(places.host, ONE, places.listen(places.vm("a", 0)))
 
 
+async def test_who_cannot_be_brought_into_force_holds_up_nobody_else(places: Places) -> None:
+    within(places.host, places.own_route)
+    await places.plug("a", 0, 1, 2)
+    await places.plug("b", 0)
+    await places.networks.expose("a", 0, exposure("a", 0, ONE))
+    bad, _, good = await asyncio.gather(
+        places.networks.expose("a", 1, exposure("a", 1, NEIGHBOUR)),
+        places.networks.leave("a", 0),
+        places.networks.expose("b", 0, exposure("b", 0, TWO)),
+        return_exceptions=True,
+    )
+    assert isinstance(bad, Refused) and good is None
+    assert places.networks.exposed() == {"b": {0: f"{TWO} nat -; egress none"}}
+
+
 async def test_a_host_that_does_not_forward_says_so(places: Places) -> None:
     await places.plug("a", 0)
     places.sysctl(places.host, "ip_forward", "0")

@@ -45,9 +45,17 @@ class PublicSide:
 
     async def leave(self, cluster: str, vmid: int) -> None:
         """A VM has ended: nothing is in force for it on return."""
-        if vmid in self._wanted.get(cluster, {}):
-            self._set(cluster, vmid, None)
+        before = self._wanted.get(cluster, {}).get(vmid)
+        if before is None:
+            return
+        self._set(cluster, vmid, None)
+        try:
             await self._apply(cluster)
+        except Refused:  # of another that is brought into force with it
+            await self._apply(cluster)
+        except CopperError:
+            self._set(cluster, vmid, before)  # it can be told to end again
+            raise
 
     async def settle(self) -> None:
         """Has all that is wanted be in force, and nothing else."""

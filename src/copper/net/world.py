@@ -140,6 +140,14 @@ class World:
 
     def apply(self, changed: Mapping[str, Exposures]) -> None:
         """Has these virtual clusters' exposures be all that is in force for them. Raises OSError, CopperError."""
+        before = dict(self._exposures)
+        try:
+            self._apply(changed)
+        except BaseException:
+            self._exposures = before  # others' changes do not fail for it
+            raise
+
+    def _apply(self, changed: Mapping[str, Exposures]) -> None:
         for cluster, exposures in changed.items():
             if exposures:
                 self._open()
@@ -349,7 +357,7 @@ class World:
                     namespaces.enter(f"{self.name}-{cluster}")
                     with contextlib.closing(Nft()) as nft:
                         found[cluster] = in_force.lines(nft, led, told)
-        return found
+        return {cluster: lines for cluster, lines in found.items() if lines}
 
     @property
     def is_used(self) -> bool:
