@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 # cheap before dear, so that a plain mistake shows in seconds; folders not named here come last
@@ -30,6 +31,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    hypothesis.settings.register_profile(
+        "copper", deadline=None
+    )  # no test is a measurement of time
+    hypothesis.settings.load_profile("copper")
     config.addinivalue_line("markers", "vm: starts real virtual machines (all of tests/vm has it)")
 
 
