@@ -116,6 +116,7 @@ echo $bad; dmesg | grep -ciE 'ext4.*error|i/o error|corrupt' || true
 """
 
 
+@pytest.mark.timeout(900)  # a hundred forks, one after the other
 def test_memory_and_disk_are_of_one_instant(copper: Copper, micro: str) -> None:
     master = copper.boot("a", micro)
     copper.sh(master, WRITER)

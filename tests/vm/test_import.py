@@ -78,6 +78,8 @@ def test_an_interrupted_import_leaves_nothing(
         [str(COMMANDS / "copper"), "image", "import", "half", str(small), "--memory", "192"],
         env={**os.environ, **copper.environment},
         stderr=subprocess.PIPE,
+        # whoever runs the tests in the background has Ctrl-C ignored by all that they start
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert process.stderr is not None
     said = b""
