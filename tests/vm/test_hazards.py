@@ -11,6 +11,8 @@ import subprocess
 import time
 from pathlib import Path
 
+import pytest
+
 from copper.image.machine import layers_of
 from tests.vm.machinery import COMMANDS, Copper
 
