@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -75,6 +76,9 @@ def main(
     with ended_in_order(), written_at_end(results, out / "bench-guest.json", report, progress):
         with place.run_folders(keep) as (folder, sockets):
             place.ready_template(settings, keep, sockets, guest, progress)
+            # what the template's guest has shown of KVM
+            shown = dataclasses.replace(settings, state_dir=keep)
+            results.machine = machine.facts(shown, probe_qemu(settings))
             with place.a_place(settings, keep, folder, sockets) as where:
                 progress.begin_rounds()
                 _Run(where, guest, results, progress).run()
