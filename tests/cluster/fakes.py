@@ -25,7 +25,7 @@ from copper.model.api import (
     VmUse,
 )
 from copper.model.audit import Found, Inventory, Thing
-from copper.model.errors import Conflict, CopperError, NotFound
+from copper.model.errors import Conflict, CopperError, NotFound, Refused
 from copper.model.machine import Needs, Shape
 from copper.model.networks import Exposure, Forward, Lease
 from copper.store.contract import Store
@@ -62,6 +62,7 @@ class FakeHost:
         self.frozen: set[str] = set()
         self.prepared: list[int] = []
         self.fail: set[str] = set()
+        self.refuse: set[str] = set()
         self.lose: set[str] = set()
         self.silent = False
         self.gate: asyncio.Event | None = None
@@ -72,6 +73,8 @@ class FakeHost:
             raise CopperError(f"host {self.name} does not answer, as asked")
         if what in self.fail:
             raise CopperError(f"{what} failed, as asked")
+        if what in self.refuse:
+            raise Refused(f"{what} is refused, as asked")
 
     def _answer(self, what: str) -> None:
         if what in self.lose:

@@ -26,6 +26,7 @@ class Known:
         ] = {}  # by virtual cluster and vmid: with what it joined
         self.networks: set[str] = set()
         self.ports: dict[int, str] = {}  # of the hosts: whose virtual cluster they lead to
+        self.egress: dict[str, str] = {}  # by virtual cluster
         self.unsure: set[str] = set()  # being ended: there or not, both are right
 
     @contextlib.contextmanager
@@ -67,6 +68,8 @@ async def script(world: World, known: Known) -> None:
         forwarded = NewForward(vmid=1, host_port=9000, port=80, protocol="udp")
         await world.core.exposures.forward(name, forwarded)
         await world.core.exposures.unforward(name, "udp", 9000)
+        await world.core.exposures.let_out(name, "192.0.2.0/24")
+        known.egress[name] = "192.0.2.0/24"
         spare = await world.ticket(f"{name}-1")
         known.unsure.add(spare)
         await world.core.release_ticket(spare)
@@ -112,6 +115,8 @@ async def check(world: World, known: Known) -> None:
     assert known.networks <= networks <= known.networks | known.unsure | {NETWORK}
     ports = {one.host_port: one.cluster for one in world.book.all("forwards", Forward)}
     assert known.ports.items() <= ports.items()
+    for row in world.book.clusters():
+        assert row.egress == known.egress.get(row.name, row.egress)
     _addresses_agree(world)
     tickets = {t.id: t for t in world.book.tickets()}
     assert known.tickets - known.unsure <= tickets.keys()

@@ -11,49 +11,26 @@ import pytest
 from copper.controller.rows import lease_key, vm_key
 from copper.model.api import Vm, VmEnded
 from copper.model.errors import BadInput, Conflict, CopperError, NoRoom, NotFound
-from copper.model.networks import Attachment, Lease, NewForward, NewNetwork
+from copper.model.networks import Attachment, Lease, NewNetwork
 from copper.store.memory import MemoryStore
 from tests.cluster.fakes import FakeHost, World, until
-
-POOL = ["198.51.100.1-198.51.100.4"]
-ALL = [Attachment(name="pub")]
-MASTER = [Attachment(name="pub", master_only=True)]
+from tests.cluster.pools import (
+    ALL,
+    MASTER,
+    POOL,
+    in_force,
+    leases,
+    left,
+    new_cluster,
+    public,
+    public_world,
+)
 
 
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
-    async with World() as made:
-        made.host.networks = ["pub", "six"]
-        await made.core.hosts.refresh()
-        await made.core.networks.create(NewNetwork(name="pub", pool=POOL))
+    async with public_world() as made:
         yield made
-
-
-def public(world: World, cluster: str = "a") -> dict[str, list[str]]:
-    return {vm.name: vm.public for vm in world.book.vms(cluster) if vm.public}
-
-
-def leases(world: World) -> dict[str, str]:
-    """By address, whose."""
-    found = {one.address: one.vm for one in world.book.all("leases", Lease)}
-    has = {address: vm.name for vm in world.book.vms() for address in vm.public}
-    assert found == has
-    return found
-
-
-def left(world: World, network: str = "pub") -> int:
-    found = world.core.networks.show(network).left
-    assert found is not None
-    return found
-
-
-def in_force(world: World) -> dict[str, list[str]]:
-    """By VM, the addresses that hosts bring to it."""
-    return {
-        vm: [one.address for one in exposure.addresses]
-        for host in world.hosts
-        for vm, exposure in host.exposed.items()
-    }
 
 
 async def test_each_vm_has_an_address_from_its_first_row_to_its_last(world: World) -> None:
@@ -99,19 +76,13 @@ async def test_a_pool_with_no_address_left_refuses_with_the_reason(world: World)
     assert (len(public(world)), left(world)) == (1, 3)
     await world.call(master, "clone", count=3)
     assert left(world) == 0
-    await world.core.create("root", _new("b", ALL))
+    await world.core.create("root", new_cluster("b", ALL))
     with pytest.raises(NoRoom, match="network pub has 0 addresses left, not 1"):
         await world.core.boot("b")
     assert world.book.vms("b") == []
     other = await world.boot("c")  # who wants none has all room
     await world.call(other, "clone", count=4)
     assert public(world, "c") == {}
-
-
-def _new(name: str, networks: list[Attachment], **more: Any) -> Any:
-    from copper.model.api import NewCluster
-
-    return NewCluster(name=name, image="micro", networks=networks, **more)
 
 
 async def test_a_ticket_promises_addresses_as_it_promises_room(world: World) -> None:
@@ -224,7 +195,7 @@ async def test_a_lease_that_is_written_is_never_written_over(world: World) -> No
     """Not even where it is of a network that is not there, and so is in no sum."""
     there = Lease(address="198.51.100.1", network="gone", vm="z-0", cluster="z")
     await world.book.commit(put={lease_key(there.address): there})
-    await world.core.create("root", _new("a", ALL))
+    await world.core.create("root", new_cluster("a", ALL))
     with pytest.raises(Conflict, match=r"leases/198\.51\.100\.1 has changed"):
         await world.core.boot("a")
     assert world.book.all("leases", Lease) == [there]
@@ -294,116 +265,9 @@ async def test_a_network_that_is_named_is_not_deleted(world: World) -> None:
     with pytest.raises(NotFound, match="no network 'pub'"):
         world.core.networks.show("pub")
     with pytest.raises(NotFound, match="no network 'pub'"):
-        await world.core.create("root", _new("a", ALL))
+        await world.core.create("root", new_cluster("a", ALL))
     with pytest.raises(BadInput, match="given twice"):
-        await world.core.create("root", _new("a", [*ALL, *MASTER]))
-
-
-# what hosts are told
-
-
-@pytest.mark.parametrize(
-    ("networks", "egress", "recorded", "told"),
-    [
-        ([], None, "none", None),
-        (ALL, None, "open", ["0.0.0.0/0", "::/0"]),
-        (ALL, "none", "none", []),
-        ([], "open", "open", ["0.0.0.0/0", "::/0"]),
-        (
-            [],
-            "192.0.2.0/24, 2001:db8::/32",
-            "192.0.2.0/24,2001:db8::/32",
-            ["192.0.2.0/24", "2001:db8::/32"],
-        ),
-    ],
-)
-async def test_a_way_out_is_open_with_a_public_network_and_none_without(
-    world: World,
-    networks: list[Attachment],
-    egress: str | None,
-    recorded: str,
-    told: list[str] | None,
-) -> None:
-    await world.boot(networks=networks, egress=egress)
-    assert world.core.cluster("a").egress == recorded
-    exposed = world.host.exposed.get("a-0")
-    assert (exposed.egress if exposed else None) == told
-
-
-async def test_egress_that_is_none_is_refused(world: World) -> None:
-    for text in ("", "all", "192.0.2.1/24", "192.0.2.0/24,,"):
-        with pytest.raises(BadInput, match="egress"):
-            await world.core.create("root", _new("a", [], egress=text))
-
-
-async def test_a_port_leads_to_one_vm_now_and_whenever_it_runs(world: World) -> None:
-    master = await world.boot()
-    await world.core.create("root", _new("b", []))
-    made = await world.core.exposures.forward("a", NewForward(vmid=0, host_port=8080, port=80))
-    assert world.host.exposed["a-0"].forwards == [made]
-    await world.core.exposures.forward("a", NewForward(vmid=1, host_port=8081, port=80))
-    for cluster, says in (("b", "another's"), ("a", "VM 0 of it")):
-        with pytest.raises(Conflict, match=f"tcp port 8080 of the hosts is {says}"):
-            await world.core.exposures.forward(cluster, NewForward(vmid=1, host_port=8080, port=81))
-    await world.core.exposures.forward(
-        "b", NewForward(vmid=0, host_port=8080, port=53, protocol="udp")
-    )
-    await world.call(master, "clone", count=1)
-    assert [one.host_port for one in world.host.exposed["a-1"].forwards] == [8081]
-    await world.core.suspend("a")
-    late = NewForward(vmid=0, host_port=8082, port=82)  # nobody is there to be told
-    await world.core.exposures.forward("a", late)
-    await world.core.resume("a")
-    assert [one.host_port for one in world.host.exposed["a-0"].forwards] == [8080, 8082]
-    await world.core.exposures.unforward("a", "tcp", 8082)
-    with pytest.raises(NotFound, match="does not lead to virtual cluster 'b'"):
-        await world.core.exposures.unforward("b", "tcp", 8080)
-    await world.core.exposures.unforward("a", "tcp", 8080)
-    assert "a-0" not in world.host.exposed
-    await world.core.kill("a")
-    await world.core.delete("a", lambda done, parts: None)
-    assert world.core.exposures.forwards("a") == []
-    await world.core.exposures.forward("b", NewForward(vmid=0, host_port=8081, port=1))
-
-
-async def test_a_forward_that_its_host_refuses_is_not_there(world: World) -> None:
-    await world.boot()
-    world.host.fail = {"expose"}
-    with pytest.raises(CopperError, match="expose failed"):
-        await world.core.exposures.forward("a", NewForward(vmid=0, host_port=8080, port=80))
-    world.host.fail = set()
-    assert world.core.exposures.forwards("a") == []
-    await world.core.exposures.forward("a", NewForward(vmid=0, host_port=8080, port=80))
-
-
-async def test_a_vm_whose_host_refuses_its_network_is_not_made(world: World) -> None:
-    world.host.fail = {"thaw"}
-    await world.core.create("root", _new("a", ALL))
-    with pytest.raises(CopperError, match="thaw failed"):
-        await world.core.boot("a")
-    assert (leases(world), left(world)) == ({}, 4)
-
-
-async def test_a_forward_that_came_while_a_clone_was_made_is_in_force(world: World) -> None:
-    master = await world.boot()
-    world.host.gate = asyncio.Event()
-    cloning = asyncio.create_task(world.call(master, "clone", count=1))
-    await world.host.at_gate.wait()
-    await world.core.exposures.forward("a", NewForward(vmid=1, host_port=8080, port=80))
-    world.host.gate.set()
-    await cloning
-    assert [one.host_port for one in world.host.exposed["a-1"].forwards] == [8080]
-
-
-async def test_a_host_that_lost_what_it_was_told_is_told_again() -> None:
-    store, host = MemoryStore(), FakeHost()
-    host.networks = ["pub"]
-    async with World(store=store, hosts=[host]) as one:
-        await one.core.networks.create(NewNetwork(name="pub", pool=POOL))
-        await one.boot(networks=ALL)
-    host.exposed.clear()
-    async with World(store=store, hosts=[host]) as two:
-        assert in_force(two) == public(two) != {}
+        await world.core.create("root", new_cluster("a", [*ALL, *MASTER]))
 
 
 # the audit

@@ -16,7 +16,7 @@ from copper.client import Client
 from copper.model.settings import from_environment
 from tests.cluster.names import NETWORK, NamedCopper, dig, named_copper
 
-TEN = [f"203.0.113.{number}" for number in range(1, 11)]
+TEN = [f"198.51.100.{number}" for number in range(1, 11)]
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def await_addresses(copper: NamedCopper, port: int, wanted: list[str]) -> None:
 
 def test_ten_machines_have_ten_addresses_and_there_is_no_eleventh(copper: NamedCopper) -> None:
     node, port = copper.up()
-    copper.run("copper", "network", "create", "ten", "--pool", "203.0.113.1-203.0.113.10")
+    copper.run("copper", "network", "create", "ten", "--pool", "198.51.100.1-198.51.100.10")
     assert [row["name"] for row in rows(copper, "copper", "network", "list")] == [NETWORK, "ten"]
     create = ("gc-vc", "create")
     copper.run(*create, "web", "--image", "micro", "--network", "ten")
@@ -75,8 +75,8 @@ def test_ten_machines_have_ten_addresses_and_there_is_no_eleventh(copper: NamedC
     assert refused(copper, "copper", "network", "delete", "ten")[0] == 5
     shown = json.loads(copper.run("copper", "network", "show", "ten", "--format", "json"))
     assert [one["address"] for one in shown["leases"]] == TEN
-    assert "203.0.113.1 web-0" in copper.run("copper", "network", "show", "ten")
-    assert "203.0.113.4" in copper.run("gc-vm", "show", "web-3")
+    assert "198.51.100.1 web-0" in copper.run("copper", "network", "show", "ten")
+    assert "198.51.100.4" in copper.run("gc-vm", "show", "web-3")
     assert "ten,master-only" in copper.run("gc-vc", "show", "db")
 
     # who is killed: all have the same addresses, and what hosts do is what they were told
@@ -120,6 +120,17 @@ def test_a_port_of_the_hosts_leads_to_a_machine(copper: NamedCopper) -> None:
     copper.run("gc-vc", "forward", "web", "--remove", "5353", "--udp")
     assert [one["host_port"] for one in rows(copper, "gc-vc", "forward", "web")] == [8080]
     assert refused(copper, "gc-vc", "forward", "web", "--remove", "5353")[0] == 3
+    assert copper.run("copper", "audit") == ""
+
+    assert "192.0.2.0/24" in copper.run("gc-vc", "egress", "web")
+    copper.run("gc-vc", "egress", "web", "198.51.100.0/24,2001:db8::/32")
+    copper.run("gc-vm", "clone", "web-0", "1")
+    for vm in ("web-0", "web-1"):
+        status = json.loads(copper.run("gc-vm", "show", vm, "--format", "json"))["status"]
+        assert status["exposure"]["egress"] == ["198.51.100.0/24", "2001:db8::/32"]
+    status_said = refused(copper, "gc-vc", "egress", "web", "all")
+    assert status_said[0] == 2 and "egress 'all'" in status_said[1]
+    assert refused(copper, "gc-vc", "egress", "none", "none")[0] == 3
     assert copper.run("copper", "audit") == ""
     copper.run("gc-vc", "kill", "web")
     copper.run("gc-vc", "delete", "web")

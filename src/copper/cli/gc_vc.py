@@ -9,6 +9,7 @@ from copper.cli.run import run
 from copper.cli.vc.boot import boot
 from copper.cli.vc.create import create
 from copper.cli.vc.delete import delete
+from copper.cli.vc.egress import egress
 from copper.cli.vc.forward import forward
 from copper.cli.vc.kill import kill
 from copper.cli.vc.limit import limit
@@ -28,7 +29,7 @@ def group() -> None:
 
 
 for verb in (
-    *(create, boot, list_, show, limit, forward, usage),
+    *(create, boot, list_, show, limit, egress, forward, usage),
     *(pause, unpause, suspend, resume, kill, delete),
 ):
     group.add_command(verb)

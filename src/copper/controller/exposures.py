@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import weakref
 from collections.abc import Mapping, Sequence
 
 from copper.controller.book import Book
 from copper.controller.hosts import Hosts
 from copper.controller.leases import Leases
-from copper.controller.networks import NONE, OPEN
+from copper.controller.networks import NONE, OPEN, check_egress
 from copper.controller.rows import ClusterRow, cluster_key, forward_key, vm_key
 from copper.model.api import Vm
-from copper.model.errors import Conflict, CopperError, NotFound
+from copper.model.errors import Conflict, CopperError, NotFound, Refused
 from copper.model.machine import Record
 from copper.model.networks import EVERYWHERE, Exposure, Forward, NewForward
 from copper.wire.steps import step
@@ -28,6 +29,8 @@ class Exposures:
         self._hosts = hosts
         self._leases = leases
         self._forwards: dict[str, dict[str, Forward]] = {}  # by virtual cluster and key
+        self.missed: set[str] = set()  # VMs whose host was told and has not said that it did it
+        self._turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         book.on_change(self._seen)
 
     def _seen(self, key: str, before: Record | None, after: Record | None) -> None:
@@ -35,6 +38,8 @@ class Exposures:
             del self._forwards[before.cluster][key]
         if isinstance(after, Forward):
             self._forwards.setdefault(after.cluster, {})[key] = after
+        if isinstance(before, Vm) and (not isinstance(after, Vm) or after.state == "dead"):
+            self.missed.discard(before.name)
 
     def of(self, vm: Vm) -> Exposure:
         """A VM's, as it should be."""
@@ -60,14 +65,65 @@ class Exposures:
         return None if exposure.is_private else exposure
 
     async def tell(self, vm: Vm) -> None:
-        """Has a VM's host see to it from now on. Raises CopperError."""
-        await self._hosts.get(vm.host).expose(vm.name, self.of(vm))
+        """Has a VM's host see to it from now on. Raises CopperError: it is told again when it reports."""
+        turn = self._turns.setdefault(vm.name, asyncio.Lock())
+        async with turn:  # what is decided last is told last
+            self.missed.add(vm.name)
+            await self._hosts.get(vm.host).expose(vm.name, self.of(vm))
+            self.missed.discard(vm.name)
 
     async def follow(self, vms: Sequence[Vm], ordered: Mapping[str, Exposure | None]) -> None:
         """Tells the hosts of those for which something else was decided since they were ordered."""
         for vm in vms:
             if vm.name in ordered and self.ordered(vm) != ordered[vm.name]:
                 await self.tell(vm)
+
+    # the way out
+
+    async def let_out(self, cluster: str, egress: str) -> None:
+        """Has all VMs of a virtual cluster, those to come too, reach this of the world and no more.
+
+        Raises BadInput, and Refused with what a host says that cannot do it: nothing is changed then. One that does
+        not answer is told when it does.
+        """
+        now = check_egress(egress, ())
+        before = await self._write_egress(cluster, now)
+        await step("egress.written")
+        try:
+            await self._tell_all(cluster)
+        except BaseException:
+            await asyncio.shield(self._let_out_again(cluster, now, before))
+            raise
+        await step("egress.told")
+
+    async def _write_egress(self, cluster: str, egress: str) -> str:
+        """What it was."""
+        key = cluster_key(cluster)
+        await self._book.settled(key)
+        row = self._book.cluster(cluster)
+        if row.egress != egress:
+            now = row.model_copy(update={"egress": egress})
+            await asyncio.shield(self._book.submit(expect={key: row}, put={key: now}))
+        return row.egress
+
+    async def _let_out_again(self, cluster: str, now: str, before: str) -> None:
+        if self._book.cluster(cluster).egress != now:
+            return  # somebody decided something else meanwhile
+        await self._write_egress(cluster, before)
+        try:
+            await self._tell_all(cluster)
+        except CopperError as error:
+            log.warning("VMs of %s may still go out as was refused: %s", cluster, error)
+
+    async def _tell_all(self, cluster: str) -> None:
+        """Raises Refused after all were told."""
+        vms = [vm for vm in self._book.vms(cluster) if vm.state in ("running", "paused")]
+        said = await asyncio.gather(*map(self.tell, vms), return_exceptions=True)
+        for vm, failure in zip(vms, said, strict=True):
+            if isinstance(failure, Refused) or not isinstance(failure, CopperError | None):
+                raise failure
+            if failure is not None:
+                log.warning("VM %s: its host is not told yet: %s", vm.name, failure)
 
     # port forwards
 
@@ -137,7 +193,14 @@ class Exposures:
     # what a host has
 
     async def compare(self, vm: Vm, there: Exposure | None) -> None:
-        """Tells a VM's host once more where it has something else. Raises CopperError."""
-        if there != self.ordered(vm) and self._book.find(vm_key(vm.name), Vm) == vm:
-            log.warning("VM %s: its host is told again how the world reaches it", vm.name)
+        """Tells a VM's host once more where it has something else; one that fails is told again later."""
+        if self._book.find(vm_key(vm.name), Vm) != vm:
+            return
+        if there == self.ordered(vm):
+            self.missed.discard(vm.name)
+            return
+        log.warning("VM %s: its host is told again how the world reaches it", vm.name)
+        try:
             await self.tell(vm)
+        except CopperError as error:  # it holds up none of the others
+            log.warning("VM %s: its host does not do it: %s", vm.name, error)

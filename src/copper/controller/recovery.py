@@ -155,7 +155,8 @@ class Recovery:
     def _differs(self, report: HostReport) -> bool:
         rows = self._rows(report.facts.name)
         held = {vm.name for vm in rows if vm.state in ("running", "paused")}
-        return any(vm.state == "ending" for vm in rows) or held != {vm.name for vm in report.vms}
+        missed = any(vm.state == "ending" for vm in rows) or held & self._exposures.missed
+        return bool(missed) or held != {vm.name for vm in report.vms}
 
     async def _look_again(self, host: str) -> None:
         await asyncio.sleep(self._hosts.report_s)  # what is being done right now comes first

@@ -20,6 +20,7 @@ from copper.controller.rows import LIVE, ClusterRow, cluster_key, user_key, vm_k
 from copper.controller.terms import OverLimit
 from copper.model.api import Vm, VmState
 from copper.model.errors import Conflict, CopperError, NoRoom
+from copper.model.networks import Exposure
 from copper.model.users import User
 from copper.wire.steps import step
 
@@ -158,6 +159,7 @@ class Whole:
         """Does what is intended, once that is written; may be repeated."""
         vms = [vm for vm in self._book.vms(name) if vm.state == "starting"]
         states: dict[str, VmState] = {}
+        told: dict[str, Exposure | None] = {}
         try:
             if written is not None:
                 await asyncio.shield(written)
@@ -170,6 +172,7 @@ class Whole:
                 # its addresses are the same, what leads to it may not be
                 has = {name: status.exposure for name, status in found.items()}
                 await self._exposures.follow(there, has)
+                told |= {vm.name: self._exposures.ordered(vm) for vm in there}
                 progress(len(states), len(vms))
             await step("resume.thawed")
         except BaseException:
@@ -181,7 +184,15 @@ class Whole:
             await asyncio.shield(self._suspended_again(name, vms))
             raise
         await step("resume.written")
+        await self._told_since(name, told)
         return [vm.name for vm in vms]
+
+    async def _told_since(self, name: str, told: Mapping[str, Exposure | None]) -> None:
+        """Tells hosts what was decided of VMs' addresses while they were no VMs that run."""
+        try:
+            await self._exposures.follow(self._book.vms(name), told)
+        except CopperError as error:  # they run; the host is told again when it reports
+            log.warning("virtual cluster %s: %s", name, error)
 
     async def _suspended_again(self, name: str, vms: Sequence[Vm]) -> None:
         """A host keeps what is stored until all of it runs; those that ran on other hosts are stored anew."""

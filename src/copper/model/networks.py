@@ -71,6 +71,12 @@ class NewForward(Asked):
     protocol: Protocol = "tcp"
 
 
+class NewEgress(Asked):
+    """What of the world the VMs of a virtual cluster reach."""
+
+    egress: str = Field(max_length=4096, description="open, none, or prefixes with commas")
+
+
 class Forward(Record):
     """A port of the hosts that leads to a VM, whenever that runs. No two have the same one."""
 

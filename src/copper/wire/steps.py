@@ -37,6 +37,8 @@ STEPS = (
     "delete.written",
     "network.written",
     "network.deleted",
+    "egress.written",
+    "egress.told",
     "forward.written",
     "forward.told",
     "forward.deleted",

@@ -9,6 +9,7 @@ from copper.client import check
 from copper.client.caller import Caller
 
 if TYPE_CHECKING:
+    from copper.model.api import Cluster
     from copper.model.networks import Forward, Lease, Mode, Network, Protocol
 
 
@@ -52,6 +53,17 @@ class NetworksApi(Caller):
     def iter_leases(self, name: str) -> Iterator[Lease]:
         """The same one by one, asked for page by page."""
         return self._pages("Lease", f"/v1/networks/{check.a_part(name)}/leases", {})
+
+    def set_egress(self, name: str, egress: str) -> Cluster:
+        """Sets what of the world its VMs reach, of those that run at once."""
+        answer: Cluster = self._ask(
+            "Cluster",
+            "PUT",
+            f"/v1/clusters/{check.a_cluster(name)}/egress",
+            body={"egress": egress},
+            keyed=True,
+        )
+        return answer
 
     def forwards(self, name: str) -> list[Forward]:
         """The hosts' ports that lead to VMs of a virtual cluster."""

@@ -10,8 +10,17 @@ from copper.controller.access import Asking, allow, see_cluster
 from copper.controller.api.answers import problems
 from copper.controller.api.front import JSON, Front
 from copper.controller.pages import Listing, Page
+from copper.model.api import Cluster
 from copper.model.errors import Conflict, NotFound, Refused
-from copper.model.networks import Forward, Lease, Network, NewForward, NewNetwork, Protocol
+from copper.model.networks import (
+    Forward,
+    Lease,
+    Network,
+    NewEgress,
+    NewForward,
+    NewNetwork,
+    Protocol,
+)
 
 PRIVILEGED = 1024  # ports below it are the host's own services': an admin's to give
 _networks = Listing(Network, lambda network: network.name)
@@ -89,8 +98,24 @@ def routes(front: Front) -> APIRouter:
     ) -> Response:
         return _leases.by_name(networks.leases(name), chosen, request)
 
+    _add_egress(router, front)
     _add_forwards(router, front)
     return router
+
+
+def _add_egress(router: APIRouter, front: Front) -> None:
+    @router.put(
+        "/clusters/{name}/egress",
+        dependencies=[allow("admin", "user")],
+        operation_id="set_egress",
+        summary="Sets what of the world its VMs reach, of those that run at once",
+        response_model=Cluster,
+        responses=problems(NotFound, Conflict),
+    )
+    async def set_egress(name: str, new: NewEgress, who: Asking) -> Response:
+        row = see_cluster(front.book, who, name)
+        await front.core.exposures.let_out(row.name, new.egress)
+        return Response(front.core.cluster(row.name).model_dump_json(), media_type=JSON)
 
 
 def _add_forwards(router: APIRouter, front: Front) -> None:
