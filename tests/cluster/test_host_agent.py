@@ -70,6 +70,23 @@ async def test_a_vm_that_is_ended_while_it_starts_leaves_nothing(place: Place) -
     place.nothing_is_left()
 
 
+async def test_a_vm_that_is_told_to_end_while_its_failed_start_is_undone_leaves_nothing(
+    place: Place,
+) -> None:
+    """The controller takes back the whole fork as soon as one of its clones has failed."""
+    place.room.faults.plan("begin", "fail")
+    held = place.room.faults.plan("end", "hang")
+    starting = asyncio.create_task(place.host.thaw(order_of()))
+    await held.met.wait()
+    ending = asyncio.create_task(place.host.end("a-0"))
+    await asyncio.sleep(0)  # it is told now
+    held.go_on.set()
+    await ending
+    place.nothing_is_left()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+
+
 async def test_to_end_what_is_not_there_is_done_at_once(place: Place) -> None:
     await place.host.end("a-7")
     await place.boot()

@@ -30,6 +30,7 @@ from copper.model.names import check_name, vm_name
 from copper.net.addresses import ipv4_of, ipv6_of
 from copper.store.contract import Changed
 from copper.wire.steps import step
+from copper.wire.undo import undo
 
 log = logging.getLogger(__name__)
 
@@ -243,7 +244,7 @@ class Clusters:
             try:
                 await self.hold(running, vm_limits)
             except BaseException:
-                await self.hold(running, row.vm_limits)
+                await undo(self.hold(running, row.vm_limits))
                 raise
         key = cluster_key(name)
         await self._book.settled(key)

@@ -21,6 +21,7 @@ from copper.net.private import open_lone_tap
 from copper.vmm.argv import Boot
 from copper.vmm.capabilities import Qemu, accelerator_verdict, decide_accelerator, needs_of
 from copper.vmm.process import QemuProcess
+from copper.wire.undo import undo
 
 QUIET_DEADLINE_S = 180.0
 QUIET_WINDOW_S = 1.0
@@ -65,7 +66,7 @@ async def started(
         finally:
             await console.close()
     finally:
-        await process.end()
+        await undo(process.end())
 
 
 async def boot_and_freeze(
@@ -93,7 +94,7 @@ async def boot_and_freeze(
             return image
         finally:
             await port.close()
-            await machine.end()
+            await undo(machine.end())
 
 
 async def _hello(

@@ -35,6 +35,7 @@ from copper.net.networks import Networks
 from copper.net.private import open_lone_tap
 from copper.vmm.capabilities import Verdict, accelerator_verdict, needs_of, probe_qemu
 from copper.vmm.process import STARTING, QemuProcess, strays
+from copper.wire.undo import undo
 
 log = logging.getLogger(__name__)
 
@@ -170,28 +171,34 @@ class QemuHypervisor:
                 tap = await self.networks.tap(identity.cluster, identity.vmid)
                 machine = await thaw(image, process, self.settings, tap)
             finally:
-                await asyncio.wait({grouping})
+                await undo(_ended(grouping))
             # connected before the processors run: a guest's port reads as closed otherwise
             self.settings.vms_dir.mkdir(parents=True, exist_ok=True)
             remove_log(self._log(identity.name))
             return self._connect(identity, machine, listener)
         except BaseException:
-            if machine is not None:
-                await machine.end()
-                self._remove_disks(machine.disks)
-            else:
-                await process.end()
-            await self.groups.remove(identity.name)
-            remove_log(self._log(identity.name))
-            if tap >= 0:
-                os.close(tap)
-                tap = -1
-                await self.networks.leave(identity.cluster, identity.vmid)
+            lent, tap = tap, -1
+            await undo(self._take_back(identity, process, machine, lent))
             raise
         finally:
             if tap >= 0:
                 os.close(tap)  # QEMU has it: it goes with QEMU
             del self._thawing[process.unit]
+
+    async def _take_back(
+        self, identity: Identity, process: QemuProcess, machine: QemuVm | None, tap: int
+    ) -> None:
+        """All that a thaw that failed has made; `tap` is its descriptor, -1 without one."""
+        if machine is not None:
+            await machine.end()
+            self._remove_disks(machine.disks)
+        else:
+            await process.end()
+        await self.groups.remove(identity.name)
+        remove_log(self._log(identity.name))
+        if tap >= 0:
+            os.close(tap)
+            await self.networks.leave(identity.cluster, identity.vmid)
 
     def _connect(self, identity: Identity, machine: QemuVm, listener: Listener) -> QemuMachine:
         made = QemuMachine(
@@ -356,6 +363,10 @@ class QemuHypervisor:
         if ended:
             remove_log(self._log(machine.name))
             self._remove_disks(machine.disks)
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    await asyncio.wait({task})
 
 
 def _open_lone_tap() -> int:

@@ -21,6 +21,7 @@ from copper.model.api import Event, ThawOrder, VmEnded, VmLimits, VmState
 from copper.model.errors import BadInput, Conflict, CopperError, NoRoom, NotFound
 from copper.model.settings import Settings
 from copper.wire.steps import step
+from copper.wire.undo import undo
 
 CLOCK_LATE_S = 0.5  # a guest that was paused for longer is told the time
 log = logging.getLogger(__name__)
@@ -149,10 +150,13 @@ class Vms:
             vm.ready_ms = (time.perf_counter() - started) * 1000
             self._records.write(vm.record())
         except BaseException:
-            await machine.end()
-            self._records.remove(vm.name)
+            await undo(self._take_back(vm))
             raise
         self._keep(vm)
+
+    async def _take_back(self, vm: Vm) -> None:
+        await vm.machine.end()
+        self._records.remove(vm.name)
 
     async def _session(self, vm: Vm, event: Event, call: int | None = None) -> None:
         """Raises TimedOut, CopperError."""
@@ -225,8 +229,7 @@ class Vms:
 
     async def delete(self, name: str) -> None:
         """Ends a VM; its memory and its disk are free on return. None of this name: nothing to do."""
-        task = self._starting.get(name)
-        if task is not None:
+        if (task := self._starting.get(name)) is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
         await step("host.ending")
@@ -240,8 +243,7 @@ class Vms:
 
     async def give_up(self, name: str, why: str) -> None:
         """Ends a VM without having been asked to: the controller is told why."""
-        vm = self._vms.get(name)
-        if vm is not None:
+        if (vm := self._vms.get(name)) is not None:
             ending = self._end(vm)
             await asyncio.shield(ending)
             await self._say_ended(ending, VmEnded(vm=name, reason=why))

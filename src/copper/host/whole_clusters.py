@@ -7,7 +7,6 @@ in the middle leaves all of them running or all of them stored, and the next one
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
@@ -20,6 +19,7 @@ from copper.image.suspended import SuspendedVm
 from copper.model.api import ThawOrder
 from copper.model.errors import BadInput, Conflict, CopperError, NotFound
 from copper.wire.steps import step
+from copper.wire.undo import undo
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ class WholeClusters:
             await step("host.suspend-stored")
         except BaseException:
             if cluster not in self._hypervisor.suspended():
-                await self._go_on(vms, [image for _, image in frozen])
+                await undo(self._go_on(vms, [image for _, image in frozen]))
             raise
         return [image for _, image in frozen]
 
@@ -148,14 +148,21 @@ class WholeClusters:
                     await self._vms.pause(vm.name)
             await self._hypervisor.forget_cluster(cluster)
         except BaseException:
-            with contextlib.suppress(CopperError):
-                await asyncio.gather(*(self._vms.delete(vm.name) for vm in made))
+            await undo(self._end(made))
             raise
         finally:
             for _, image in loaded:
                 self._hypervisor.discard(image)
         await step("host.resumed")
         return made
+
+    async def _end(self, vms: Sequence[Vm]) -> None:
+        done = await asyncio.gather(
+            *(self._vms.delete(vm.name) for vm in vms), return_exceptions=True
+        )
+        for vm, failed in zip(vms, done, strict=True):
+            if failed is not None:
+                log.error("VM %s does not end: %s", vm.name, failed)
 
     async def _thaw(self, was: SuspendedVm, image: Image) -> Vm:
         order = ThawOrder(

@@ -16,6 +16,7 @@ from copper.net import namespaces
 from copper.net.private import PrivateNetwork
 from copper.net.public import PublicSide
 from copper.net.world import World
+from copper.wire.undo import undo
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -50,10 +51,13 @@ class Networks:
         try:
             return await asyncio.shield(opening)
         except BaseException:
-            with contextlib.suppress(CopperError):
-                os.close(await opening)  # whoever wanted it has gone
-            await self.leave(cluster, vmid)
+            await undo(self._take_back(cluster, vmid, opening))
             raise
+
+    async def _take_back(self, cluster: str, vmid: int, opening: asyncio.Future[int]) -> None:
+        with contextlib.suppress(CopperError):
+            os.close(await opening)  # whoever wanted it has gone
+        await self.leave(cluster, vmid)
 
     async def link_up(self, cluster: str, vmid: int) -> None:
         """From now on this VM reaches the others and they it; again: no difference. Raises CopperError."""

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from copper.model.errors import CopperError, Refused
 from copper.model.networks import Exposure
 from copper.net.world import World
+from copper.wire.undo import undo
 
 Do = Callable[[str, Callable[[], None]], Awaitable[None]]
 
@@ -36,7 +37,7 @@ class PublicSide:
         except BaseException:
             self._set(cluster, vmid, before)
             with contextlib.suppress(CopperError):
-                await self._apply(cluster)
+                await undo(self._apply(cluster))
             raise
 
     def adopt(self, cluster: str, vmid: int, exposure: Exposure | None) -> None:

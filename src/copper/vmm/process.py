@@ -27,6 +27,7 @@ from copper.model.settings import Settings
 from copper.vmm.argv import Boot, Inherited, command_line
 from copper.vmm.layers import LayerControl
 from copper.vmm.qmp import Monitor
+from copper.wire.undo import undo
 
 SOCKETS = ("qmp", "port", "console", "layers")
 STARTING: set[str] = set()  # units of this process's QEMUs that nobody has yet
@@ -123,7 +124,7 @@ class QemuProcess:
                 await process.monitor.await_state()
         except BaseException as error:
             said = process.stderr()
-            await process.end()
+            await undo(process.end())
             if isinstance(error, CopperError) and said:
                 raise CopperError(f"QEMU did not start: {said}") from error
             raise

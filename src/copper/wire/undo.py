@@ -1,0 +1,25 @@
+"""What takes something back runs to its end, whoever is cancelled meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+
+async def undo(work: Coroutine[Any, Any, None]) -> None:
+    """Returns when `work` is done. A cancel that came meanwhile is raised then, never before.
+
+    Half of it would be a leftover that nobody looks after. Raises what `work` raises.
+    """
+    task = asyncio.create_task(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as error:
+            cancelled = error
+    failure = None if task.cancelled() else task.exception()  # looked at, whatever is raised
+    if cancelled is not None:
+        raise cancelled from failure
+    await task
