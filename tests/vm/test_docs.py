@@ -15,6 +15,7 @@ PAGES = sorted(
     str(path.relative_to(ROOT))
     for path in [
         ROOT / "README.md",
+        ROOT / "docs/performance.md",
         *(ROOT / "docs/tutorial").glob("*.md"),
         *(ROOT / "docs/how-to").glob("*.md"),
     ]
@@ -27,6 +28,7 @@ NOT_RUN = {
     "docs/how-to/accounts.md": ["curl is not among what Copper needs"],
     "docs/how-to/automate.md": ["it has no end"],
     "docs/how-to/bench.md": [
+        "it takes half an hour; tests/bench has a quick one",
         "it takes half an hour; tests/bench has a quick one",
         "it takes a quarter of an hour; tests/bench has a tiny one",
         "it takes minutes; tests/bench has a tiny one",
@@ -50,6 +52,7 @@ NOT_RUN = {
         "it needs a network of yours; tests/cluster/test_public_addresses.py does it with fake machines",
         "it needs a network of yours; tests/cluster/test_public_addresses.py does it with fake machines",
     ],
+    "docs/performance.md": ["it takes half an hour; tests/bench has a quick one"],
     "docs/how-to/programs.md": ["the first build takes minutes; tests have the image"],
     "docs/how-to/users.md": ["it needs a certificate"],
     "docs/tutorial/first-fork.md": ["it needs a keyboard"],

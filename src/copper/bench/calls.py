@@ -122,7 +122,7 @@ def fork(place: Place, shell: Shell, count: int) -> Forked:
     ):
         start = time.perf_counter()
         shell.tell(f"gc clone {count}")
-        caller = pool.submit(_returned, shell)
+        caller = pool.submit(returned, shell)
         try:
             ready: dict[str, float] = {}
             answers: dict[str, concurrent.futures.Future[float]] = {}
@@ -130,7 +130,7 @@ def fork(place: Place, shell: Shell, count: int) -> Forked:
                 ready[name] = at
                 answers[name] = pool.submit(answered, place, name)
             last = [answers[name].result() for name in names]
-            returned = caller.result()
+            back = caller.result()
         except BaseException:
             shell.give_up()
             raise
@@ -140,13 +140,14 @@ def fork(place: Place, shell: Shell, count: int) -> Forked:
 
     return Forked(
         clones=names,
-        returned_ms=since(returned),
+        returned_ms=since(back),
         ready_ms=[since(ready[name]) for name in names],
         answered_ms=[since(at) for at in last],
     )
 
 
-def _returned(shell: Shell) -> float:
+def returned(shell: Shell) -> float:
+    """When what `gc clone` prints in the caller was here. Raises CopperError when it is no 0."""
     said = shell.listen()
     at = time.perf_counter()
     if said != "0":
@@ -202,13 +203,24 @@ class Identities:
                     raise TimedOut(f"{sorted(self._awaited)} not ready within {DEADLINE_S:g} s")
                 continue
             at = time.perf_counter()
-            for name in self._moved() & self._awaited:
-                if self._is_ready(name):
-                    self._awaited.discard(name)
-                    yield name, at
+            for name in self.arrived():
+                yield name, at
+
+    def fileno(self) -> int:
+        """Readable when a VM's record was written."""
+        return self._fd
+
+    def arrived(self) -> list[str]:
+        """Those that are ready now and were not when this was last asked."""
+        found = [name for name in self._moved() & self._awaited if self._is_ready(name)]
+        self._awaited.difference_update(found)
+        return found
 
     def _moved(self) -> set[str]:
-        raw = os.read(self._fd, 1 << 16)
+        try:
+            raw = os.read(self._fd, 1 << 16)
+        except BlockingIOError:
+            return set()
         names = set()
         offset = 0
         while offset < len(raw):

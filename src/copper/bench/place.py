@@ -224,6 +224,7 @@ def start(
         "COPPER_FAKE": "1" if settings.fake else "0",
         "COPPER_NETWORKS": ",".join(settings.networks),
         "COPPER_DNS": settings.dns,
+        "COPPER_TRACE": settings.trace,
         "COPPER_CPU_RATIO": "1000",  # what is measured is the fork, not the refusal
         "COPPER_READY_FD": str(say),
     }

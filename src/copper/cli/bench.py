@@ -122,3 +122,36 @@ def guest(rounds: int | None, image: str, out: Path | None) -> int:
     from copper.bench.guest import main
 
     return main(rounds=rounds, image=image, out=out, settings=here.settings())
+
+
+@bench.command()
+@click.option("--rounds", type=Number("n", 1, 10_000), help="Rounds; 10 when not given.")
+@click.option(
+    "--size",
+    "sizes",
+    type=Number("n", 1, 1024),
+    multiple=True,
+    help="Clones of one call; repeatable. 1, 2, 4, 8, 16, 32 and 60 when not given.",
+)
+@click.option(
+    "--forks-only", is_flag=True, help="Not: standbys, ends, machines that ping each other."
+)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="The folder for bench-fanout.json, fanout.json and fanout.png; ./bench when not given.",
+)
+def fanout(rounds: int | None, sizes: tuple[int, ...], forks_only: bool, out: Path | None) -> int:
+    """Measure forks into many, and draw one of them step by step.
+
+    Prints tables. Exit status 1 when something could not be measured.
+    """
+    from copper.bench.fanout import main
+
+    return main(
+        rounds=rounds,
+        sizes=sizes or None,
+        forks_only=forks_only,
+        out=out,
+        settings=here.settings(),
+    )

@@ -19,6 +19,7 @@ from copper.model.api import Frozen, Vm, VmStatus
 from copper.model.errors import BadInput, Conflict, CopperError, NoRoom
 from copper.model.names import check_count
 from copper.model.tickets import Ticket
+from copper.wire import trace
 from copper.wire.steps import step
 
 
@@ -82,7 +83,8 @@ class Forks:
                 f"virtual cluster {caller.cluster!r} is being changed as a whole",
                 advice="try again",
             )
-        fork = asyncio.create_task(self._clone(caller, count, call, ticket_id, progress))
+        with trace.line(f"fork of {caller.name}"):
+            fork = asyncio.create_task(self._clone(caller, count, call, ticket_id, progress))
         forks = self._under_way[caller.cluster]
         forks.add(fork)
         fork.add_done_callback(forks.discard)
@@ -128,7 +130,8 @@ class Forks:
         try:
             image = (await frozen).image
             # not before: a process that starts would make the pause longer
-            await host.prepare(caller.name, count)
+            with trace.span("prepare"):
+                await host.prepare(caller.name, count)
             await step("clone.prepared")
             plan = await planned
             vmids = [vm.vmid for vm in plan.clones]
@@ -154,9 +157,11 @@ class Forks:
                 thaw.add_done_callback(one_more)
                 thaws.append(thaw)
             await step("clone.ordered")
-            await asyncio.gather(*thaws)
+            with trace.span("thaws"):
+                await asyncio.gather(*thaws)
             await step("clone.thawed")
-            clones = await self._clusters.running(plan.clones)
+            with trace.span("written"):
+                clones = await self._clusters.running(plan.clones)
             limits = self._book.cluster(row.name).vm_limits
             if limits != row.vm_limits:  # changed since they were ordered
                 await self._clusters.hold(clones, limits)
@@ -172,7 +177,8 @@ class Forks:
             await asyncio.shield(self._release(caller.host, frozen))
 
     async def _freeze(self, caller: Vm) -> Frozen:
-        image = await self._hosts.get(caller.host).freeze(caller.name)
+        with trace.span("freeze", "freeze"):
+            image = await self._hosts.get(caller.host).freeze(caller.name)
         await step("clone.frozen")
         return image
 
@@ -223,7 +229,8 @@ class Forks:
             },
         )
         await step("clone.reserved")
-        await asyncio.shield(written)
+        with trace.span("planned", "plan"):
+            await asyncio.shield(written)
         await step("clone.planned")
         return _Plan(ticket, clones, before)
 

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from copper.model.errors import CopperError
+from copper.wire import trace
 from copper.wire.messages import Call
 
 CALLS_MOST = 256  # in flight; further ones are answered EBUSY
@@ -69,7 +70,8 @@ class GuestCalls:
         number = call.call
         errno, message, result = 0, "", None
         try:
-            result = await self._on_call(call.verb, call.args, number)
+            with trace.span(f"gc {call.verb}", f"call {number}"):
+                result = await self._on_call(call.verb, call.args, number)
         except CopperError as error:
             errno, message = error.errno, str(error)
         except Exception:  # a defect here must not leave the program waiting for ever

@@ -22,7 +22,7 @@ from copper.host.guest_calls import GuestCalls, OnCall
 from copper.host.guest_socket import GuestSocket
 from copper.host.streams import PulledFile, Stream, error_of
 from copper.model.errors import BadInput, Conflict, CopperError, TimedOut
-from copper.wire import frames, messages
+from copper.wire import frames, messages, trace
 from copper.wire.frames import Frame, FrameReader
 
 UNSENT_MOST = 1 << 20  # bytes; calls of a guest that reads nothing are dropped above it
@@ -342,6 +342,7 @@ class GuestPort:
             self._fail_beginning(CopperError(why))
 
     def _take_working(self, message: messages.Working) -> None:
+        trace.mark("hooks")
         ends, self._deadline = self._deadline, None
         if ends is not None and not ends.expired() and (at := ends.when()) is not None:
             ends.reschedule(at + min(message.ms / 1000, messages.WORKING_MOST_S))

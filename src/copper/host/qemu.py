@@ -35,6 +35,7 @@ from copper.net.networks import Networks
 from copper.net.private import open_lone_tap
 from copper.vmm.capabilities import Verdict, accelerator_verdict, needs_of, probe_qemu
 from copper.vmm.process import STARTING, QemuProcess, strays
+from copper.wire import trace
 from copper.wire.undo import undo
 
 log = logging.getLogger(__name__)
@@ -158,7 +159,8 @@ class QemuHypervisor:
 
     async def thaw(self, image: Image, identity: Identity, listener: Listener) -> QemuMachine:
         assert isinstance(image, QemuImage)
-        process = await self._standbys.take(image.shape, image.needs)
+        with trace.span("standby"):
+            process = await self._standbys.take(image.shape, image.needs)
         machine: QemuVm | None = None
         tap = -1
         self._thawing[process.unit] = identity.name
@@ -168,8 +170,10 @@ class QemuHypervisor:
         )
         try:
             try:
-                tap = await self.networks.tap(identity.cluster, identity.vmid)
-                machine = await thaw(image, process, self.settings, tap)
+                with trace.span("tap"):
+                    tap = await self.networks.tap(identity.cluster, identity.vmid)
+                with trace.span("state", unit=process.unit):
+                    machine = await thaw(image, process, self.settings, tap)
             finally:
                 await undo(_ended(grouping))
             # connected before the processors run: a guest's port reads as closed otherwise

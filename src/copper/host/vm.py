@@ -14,6 +14,7 @@ from copper.model.api import Event, ThawOrder, VmLimits, VmState, VmStatus
 from copper.model.machine import Identity
 from copper.model.networks import Exposure
 from copper.net.addresses import PREFIX, place_of
+from copper.wire import trace
 
 
 @dataclasses.dataclass(slots=True)
@@ -132,11 +133,13 @@ class Vm:
         if self.machine.has_network:
             net = place_of(self.identity.vmid, prefix)
             identity |= {"machine_id": self.machine_id, "net": net}
-        await self.machine.guest.begin(identity, event, call, hosts=hosts, deadline=deadline_s)
+        with trace.span("identity", line=self.name):
+            await self.machine.guest.begin(identity, event, call, hosts=hosts, deadline=deadline_s)
         if self.state == "starting":  # it may have been paused or ended meanwhile
             self.state = "running"
 
     async def freeze(self, *, run_on: bool = True) -> tuple[Image, Pause]:
         """An image of this VM. Raises NoRoom or CopperError; it goes on as `Machine.freeze` says."""
-        image, self.last_pause = await self.machine.freeze(run_on=run_on)
+        with trace.line(self.name), trace.span("freeze"):
+            image, self.last_pause = await self.machine.freeze(run_on=run_on)
         return image, self.last_pause

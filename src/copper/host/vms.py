@@ -20,6 +20,7 @@ from copper.image.freeze import Pause
 from copper.model.api import Event, ThawOrder, VmEnded, VmLimits, VmState
 from copper.model.errors import BadInput, Conflict, CopperError, NoRoom, NotFound
 from copper.model.settings import Settings
+from copper.wire import trace
 from copper.wire.steps import step
 from copper.wire.undo import undo
 
@@ -112,7 +113,7 @@ class Vms:
         return await self.hypervisor.template(order.template), order.template, ""
 
     async def _thaw(self, order: ThawOrder, source: Source | None) -> Vm:
-        with self._names.changing(order.identity.cluster):
+        with trace.line(order.identity.name), self._names.changing(order.identity.cluster):
             vm = await self._thaw_one(order, source)
         self._refill.soon()
         return vm
@@ -126,7 +127,8 @@ class Vms:
         if ending is not None:  # one of this name that died a moment ago
             await asyncio.wait({ending})
         async with self._waking:
-            machine = await self.hypervisor.thaw(image, order.identity, self)
+            with trace.span("thaw"):
+                machine = await self.hypervisor.thaw(image, order.identity, self)
             vm = Vm.new(order, template, machine, machine_id)
             await self._begin(vm, order, started)
         return vm

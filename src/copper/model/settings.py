@@ -40,6 +40,7 @@ class Settings:
     dns: str = "127.0.0.1:10053"  # HOST:PORT where names are answered, or off
     dns_forward: str = ""  # HOST:PORT of who is asked for other names; empty: they are refused
     domain: str = "clusters"  # below which all names are
+    trace: str = ""  # a file that gets all steps of what is done
     fake: bool = False  # machines without QEMU, for tests and simulations
     fake_hosts: int = 1
     fake_delay_ms: float = 0.0  # what each thaw, freeze and end of a fake machine takes
@@ -96,6 +97,7 @@ _VARIABLES = {
     "COPPER_DNS": "dns",
     "COPPER_DNS_FORWARD": "dns_forward",
     "COPPER_DOMAIN": "domain",
+    "COPPER_TRACE": "trace",
     "COPPER_FAKE": "fake",
     "COPPER_FAKE_HOSTS": "fake_hosts",
     "COPPER_FAKE_DELAY_MS": "fake_delay_ms",

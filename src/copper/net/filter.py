@@ -17,6 +17,8 @@ from copper.net.addresses import ipv4_of, ipv6_of, link_local_of, mac_of
 _TAP_NAME = re.compile(r"v(\d{1,8})")
 BURST = 1000  # frames to all, of one VM in a second: a flood of them would wake every other VM
 
+# The bridge answers for every VM that is on the wire (netlink.keep_quiet). A question that it cannot answer is for one
+# that is not there, and would wake all others: sixty clones that look for each other while they come up ask thousands.
 # An answer that says where an address is (ARP, neighbour advertisement) must be about the sender's own. Nobody is a
 # router but the host, and nobody asks who listens to what: reports of it would go to all VMs for nothing. What has
 # another type, VLAN tags included, is not looked into and therefore does not pass.
@@ -36,6 +38,10 @@ table bridge copper {{
     ether type ip iifname . ip saddr @addresses accept
     ether type arp goto arps
     ether type ip6 goto ipv6s
+  }}
+  chain between_vms {{
+    type filter hook forward priority 0; policy accept;
+    ether daddr ff:ff:ff:ff:ff:ff ether type arp arp operation request drop
   }}
   chain arps {{
     arp htype != 1 drop

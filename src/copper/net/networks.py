@@ -16,6 +16,7 @@ from copper.net import namespaces
 from copper.net.private import PrivateNetwork
 from copper.net.public import PublicSide
 from copper.net.world import World
+from copper.wire import trace
 from copper.wire.undo import undo
 
 T = TypeVar("T")
@@ -61,7 +62,8 @@ class Networks:
 
     async def link_up(self, cluster: str, vmid: int) -> None:
         """From now on this VM reaches the others and they it; again: no difference. Raises CopperError."""
-        await self._do(cluster, lambda: self._network(cluster).link_up(vmid))
+        with trace.span("link"):
+            await self._do(cluster, lambda: self._network(cluster).link_up(vmid))
 
     async def expose(self, cluster: str, vmid: int, exposure: Exposure) -> None:
         """Has the world reach this VM, and it the world, as this says and in no other way, on return.

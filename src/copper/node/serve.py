@@ -11,6 +11,7 @@ import resource
 import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import httpx2
 
@@ -27,10 +28,11 @@ from copper.host.agent import HostAgent
 from copper.host.api import routes as host_routes
 from copper.host.controller_link import ControllerLink
 from copper.model.api import Health
-from copper.model.errors import Conflict, CopperError
+from copper.model.errors import BadInput, Conflict, CopperError
 from copper.model.settings import Settings, from_environment
 from copper.node.names import NameServer
 from copper.store.sqlite import SqliteStore
+from copper.wire import trace
 from copper.wire.app import new_app
 from copper.wire.gate import Gate, is_no_call, only_reads_state
 from copper.wire.http import Peer
@@ -177,6 +179,11 @@ def serve(settings: Settings) -> None:
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a VM takes some fifteen descriptors
+    if settings.trace:
+        try:
+            trace.begin(Path(settings.trace))
+        except OSError as error:
+            raise BadInput(f"COPPER_TRACE={settings.trace}: {error.strerror}") from error
     look_at_what_is_new()
     with contextlib.suppress(OSError):
         os.setpriority(

@@ -18,9 +18,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from copper.model.errors import CopperError, NoRoom, TimedOut
+from copper.wire import trace
 
 PAGE = 4096
 LAY, PRECOPY, SAVE, ABORT, STAT, TAP = 1, 2, 3, 4, 5, 6
+_NAMES = {LAY: "lay", PRECOPY: "precopy", SAVE: "save", ABORT: "abort", STAT: "stat", TAP: "tap"}
 RESET, SKIP_ZERO, FLATTEN, MAPPINGS = 1, 2, 4, 8
 MOST_FDS = 64
 MOST_EXTENTS = 8000  # of 24 bytes each, in one request's payload
@@ -122,8 +124,9 @@ class LayerControl:
         loop = asyncio.get_running_loop()
         async with self._turn:
             try:
-                self._socket.sendmsg([message], ancillary)
-                raw = await asyncio.wait_for(loop.sock_recv(self._socket, _REPLY.size), 30)
+                with trace.span(_NAMES[verb], "memory"):
+                    self._socket.sendmsg([message], ancillary)
+                    raw = await asyncio.wait_for(loop.sock_recv(self._socket, _REPLY.size), 30)
             except TimeoutError:
                 self.close()  # a late answer must not be taken for the next one's
                 raise TimedOut("QEMU's memory did not answer within 30 s") from None

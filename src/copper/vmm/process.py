@@ -27,6 +27,7 @@ from copper.model.settings import Settings
 from copper.vmm.argv import Boot, Inherited, command_line
 from copper.vmm.layers import LayerControl
 from copper.vmm.qmp import Monitor
+from copper.wire import trace
 from copper.wire.undo import undo
 
 SOCKETS = ("qmp", "port", "console", "layers")
@@ -118,10 +119,11 @@ class QemuProcess:
         process = cls(folder, shape, needs)
         STARTING.add(process.unit)
         try:
-            process._spawn(settings, tap, boot)
-            await process._connect()
-            if boot is None:
-                await process.monitor.await_state()
+            with trace.line(f"QEMU {process.unit}"), trace.span("start"):
+                process._spawn(settings, tap, boot)
+                await process._connect()
+                if boot is None:
+                    await process.monitor.await_state()
         except BaseException as error:
             said = process.stderr()
             await undo(process.end())

@@ -11,6 +11,7 @@ from typing import Any
 from qemu.qmp import EventListener, ExecuteError, Message, QMPClient, QMPError
 
 from copper.model.errors import CopperError, TimedOut
+from copper.wire import trace
 
 DEADLINE_S = 20.0
 logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
@@ -49,7 +50,9 @@ class Monitor:
         self, verb: str, arguments: dict[str, Any], deadline_s: float = DEADLINE_S
     ) -> Any:
         try:
-            return await asyncio.wait_for(self._client.execute(verb, arguments or None), deadline_s)
+            with trace.span(verb, "monitor"):
+                said = self._client.execute(verb, arguments or None)
+                return await asyncio.wait_for(said, deadline_s)
         except TimeoutError:
             raise TimedOut(f"QEMU did not answer {verb} within {deadline_s:g} s") from None
         except ExecuteError as error:

@@ -1,12 +1,14 @@
 """Named steps of what Copper does, where a test can stop it as a crash would.
 
-`step` does nothing unless a test has put a hook here. Each name is `VERB.WHAT-WAS-JUST-DONE`; `host.…` are the host
-agent's.
+`step` is an instant of a trace; besides it does nothing unless a test has put a hook here. Each
+name is `VERB.WHAT-WAS-JUST-DONE`; `host.…` are the host agent's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+
+from copper.wire import trace
 
 STEPS = (
     "create.checked",
@@ -73,5 +75,6 @@ hook: Callable[[str], Awaitable[None]] | None = None
 
 async def step(name: str) -> None:
     """Says that a step is done."""
+    trace.mark(name)
     if hook is not None:
         await hook(name)

@@ -121,6 +121,7 @@ def environment_of(settings: Settings) -> dict[str, str]:
         "COPPER_NATIVE_DIR": str(settings.native_dir),
         "COPPER_CPU_RATIO": f"{settings.cpu_ratio:g}",
         "COPPER_FAKE": str(int(settings.fake)),
+        "COPPER_TRACE": settings.trace and str(Path(settings.trace).absolute()),
     }
 
 
