@@ -53,7 +53,6 @@ def a_fork() -> Fork:
     def clone(line: str, turn: float, at: float) -> list[Event]:
         return [
             Event(line, "marks", "host.thaw-began", round(1010 * MS), None, {}),
-            span(line, "thaw", at, 40),
             span(line, "standby", at, 10),
             span(line, "state", at + 10, 30),
             span(line, "lay", at + 11, 2, "memory"),

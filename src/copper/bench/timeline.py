@@ -62,8 +62,8 @@ def steps(fork: Fork, clone: str) -> list[Event]:
         if begin is not None and end is not None and end > begin:
             found.append(Event(clone, "steps", name, begin, end - begin, {}))
 
-    thaw, identity, link = (spans.get(name) for name in ("thaw", "identity", "link"))
-    add("turn", marks.get("host.thaw-began"), thaw and thaw.at)
+    standby, identity, link = (spans.get(name) for name in ("standby", "identity", "link"))
+    add("turn", marks.get("host.thaw-began"), standby and standby.at)
     add("hooks", marks.get("hooks"), identity and identity.at + (identity.ns or 0))
     reached = fork.seen.reached_ms[fork.seen.clones.index(clone)]
     at = round(fork.seen.began * 1e9 + reached * 1e6)

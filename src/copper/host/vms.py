@@ -91,8 +91,7 @@ class Vms:
         """
         if order.identity.name != name:
             raise BadInput(f"the order for {name} is for {order.identity.name}")
-        found = self._vms.get(name)
-        if found is not None:
+        if (found := self._vms.get(name)) is not None:
             if found.identity != order.identity:
                 raise Conflict(f"VM {name} runs already, as another")
             return found
@@ -127,8 +126,7 @@ class Vms:
         if ending is not None:  # one of this name that died a moment ago
             await asyncio.wait({ending})
         async with self._waking:
-            with trace.span("thaw"):
-                machine = await self.hypervisor.thaw(image, order.identity, self)
+            machine = await self.hypervisor.thaw(image, order.identity, self)
             vm = Vm.new(order, template, machine, machine_id)
             await self._begin(vm, order, started)
         return vm
