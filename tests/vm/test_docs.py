@@ -52,7 +52,10 @@ NOT_RUN = {
         "it needs a network of yours; tests/cluster/test_public_addresses.py does it with fake machines",
         "it needs a network of yours; tests/cluster/test_public_addresses.py does it with fake machines",
     ],
-    "docs/performance.md": ["it takes half an hour; tests/bench has a quick one"],
+    "docs/performance.md": [
+        "it takes half an hour; tests/bench has a quick one",
+        "it takes minutes; tests/bench has a tiny one",
+    ],
     "docs/how-to/programs.md": ["the first build takes minutes; tests have the image"],
     "docs/how-to/users.md": ["it needs a certificate"],
     "docs/tutorial/first-fork.md": ["it needs a keyboard"],

@@ -92,3 +92,26 @@ def fan_out(
         ready_ms=[since(ready[name]) for name in names],
         reached_ms=[since(reached[name]) for name in names],
     )
+
+
+def end_all(place: Place, shell: Shell) -> float:
+    """`gc killall` in a master: milliseconds until its clones are gone, the last one's process too. Raises TimedOut."""
+    began = time.perf_counter()
+    shell.tell("gc killall; echo ended")
+    while shell.listen() != "ended":
+        pass  # what was asked before, and given up
+    cluster, master = shell.vm.rpartition("-")[0], f"{shell.vm}.json"
+    while any(one.name != master for one in place.settings.vms_dir.glob(f"{cluster}-*.json")):
+        if time.perf_counter() - began > DEADLINE_S:
+            raise TimedOut(f"clones are there {DEADLINE_S:g} s after gc killall")
+        place.wait(0.005)
+    return (time.perf_counter() - began) * 1000
+
+
+def await_standbys(place: Place, count: int) -> None:
+    """Returns when so many processes wait for a state. Raises TimedOut."""
+    deadline = time.monotonic() + DEADLINE_S
+    while place.client.facts().standbys < count:
+        if time.monotonic() > deadline:
+            raise TimedOut(f"fewer than {count} standbys after {DEADLINE_S:g} s")
+        place.wait(0.1)

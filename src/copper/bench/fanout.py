@@ -16,7 +16,7 @@ from pathlib import Path
 from copper.bench import fanout_kinds as kinds
 from copper.bench import machine, place, timeline
 from copper.bench.calls import BUSY_BEGINS, Shell, a_shell
-from copper.bench.fan import Fanned, fan_out
+from copper.bench.fan import Fanned, await_standbys, end_all, fan_out
 from copper.bench.interrupts import ended_in_order
 from copper.bench.measured import written_at_end
 from copper.bench.memory import Memory, memory_of
@@ -25,8 +25,7 @@ from copper.bench.probe import PORT, Probe, a_probe, mesh_program
 from copper.bench.progress import Progress
 from copper.bench.series import Results, report
 from copper.bench.stats import Guest
-from copper.model.errors import BadInput, CopperError, TimedOut
-from copper.model.names import vm_name
+from copper.model.errors import BadInput, CopperError
 from copper.model.settings import Settings, from_environment
 from copper.net.addresses import GATEWAY, ipv4_of
 from copper.vmm.capabilities import probe_qemu
@@ -139,7 +138,7 @@ class _Run:
                     results.add(rows.pause(count, load), pause)
                     if load == "idle" and count in (1, rows.many):
                         self._look_into(fanned, before, after)
-                self._end(shell)
+                end_all(self._place, shell)
 
     def _processors(self) -> tuple[float, float]:
         """Seconds that Copper's process has used, and all its QEMUs that are there."""
@@ -182,29 +181,22 @@ class _Run:
             with results.said(rows.standbys):
                 self._place.rest(quiet=True)
                 ticket = shell.ask(f"gc rt {rows.many} {rows.many} 1 60000").split()[-1]
-                self._await_standbys(rows.many)
+                await_standbys(self._place, rows.many)
                 self._place.rest(quiet=True)
                 fanned = fan_out(self._place, shell, probe, rows.many, ticket=ticket)
                 results.add(rows.standbys, fanned.last_ms)
             with results.said(rows.ended):
                 self._place.rest(quiet=True)
-                results.add(rows.ended, self._end(shell))
+                results.add(rows.ended, end_all(self._place, shell))
             with results.said(rows.again):
                 results.add(rows.again, fan_out(self._place, shell, probe, rows.many).last_ms)
-            self._end(shell)
+            end_all(self._place, shell)
             self._furnish(shell.vm)
             for count in sorted({rows.pairs, rows.many}):
                 with results.said(kind := rows.mesh(count)):
                     self._place.rest(quiet=True)
                     results.add(kind, self._all_ping_all(shell, probe, count))
-                self._end(shell)
-
-    def _await_standbys(self, count: int) -> None:
-        deadline = time.monotonic() + DEADLINE_S
-        while self._place.client.facts().standbys < count:
-            if time.monotonic() > deadline:
-                raise TimedOut(f"fewer than {count} standbys after {DEADLINE_S:g} s")
-            self._place.wait(0.1)
+                end_all(self._place, shell)
 
     def _furnish(self, vm: str) -> None:
         text = f"cat >{MESH} && chmod 755 {MESH}"
@@ -224,22 +216,6 @@ class _Run:
         if (status := shell.listen()) != "0":
             raise CopperError(f"mesh in {shell.vm} ended with {status}")
         return (at - began) * 1000
-
-    def _end(self, shell: Shell) -> float:
-        """Ends all clones; milliseconds until nothing of them is left."""
-        settings = self._place.settings
-        began = time.perf_counter()
-        shell.tell("gc killall; echo ended")
-        while shell.listen() != "ended":
-            pass  # what was asked before, and given up
-        cluster = shell.vm.rpartition("-")[0]
-        while any(
-            path.stem != vm_name(cluster, 0) for path in settings.vms_dir.glob(f"{cluster}-*.json")
-        ):
-            if time.perf_counter() - began > DEADLINE_S:
-                raise TimedOut(f"clones are there {DEADLINE_S:g} s after gc killall")
-            self._place.wait(0.005)
-        return (time.perf_counter() - began) * 1000
 
 
 def _middle(found: Sequence[Memory], field: str) -> float:

@@ -155,3 +155,21 @@ def fanout(rounds: int | None, sizes: tuple[int, ...], forks_only: bool, out: Pa
         out=out,
         settings=here.settings(),
     )
+
+
+@bench.command()
+@click.option("--turns", type=Number("n", 2, 10_000), help="In a row; 20 when not given.")
+@click.option("--clones", type=Number("n", 1, 1024), default=100, help="Of each turn; 100.")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="The folder for bench-repurpose.json; ./bench when not given.",
+)
+def repurpose(turns: int | None, clones: int, out: Path | None) -> int:
+    """Measure ending all clones of one virtual cluster and growing another, again and again.
+
+    Prints tables. Exit status 1 when something could not be measured.
+    """
+    from copper.bench.repurpose import main
+
+    return main(turns=turns, clones=clones, out=out, settings=here.settings())
