@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 from tests.vm.machinery import ROOT, Copper
@@ -18,11 +19,25 @@ DEADLINE_S = 300
 
 
 class Reader:
-    """Follows pages with a Copper, in a folder that looks like a checkout."""
+    """Follows pages with a Copper, in a folder that looks like a checkout.
 
-    def __init__(self, copper: Copper, checkout: Path, **variables: str) -> None:
+    `instead`: what pages say, and what it is here.
+    """
+
+    def __init__(
+        self,
+        copper: Copper,
+        checkout: Path,
+        instead: Mapping[str, str] | None = None,
+        **variables: str,
+    ) -> None:
         self.copper = copper
         self.checkout = checkout
+        self.instead = {
+            ".venv/bin/": "",
+            "/var/lib/copper": str(copper.settings.state_dir),
+            **(instead or {}),
+        }
         self.environment = {
             **os.environ,
             **copper.environment,
@@ -52,8 +67,9 @@ class Reader:
             assert status == "0" or command.output, said
 
     def _bash(self, *script: str) -> subprocess.CompletedProcess[str]:
-        text = "\n".join(["exec 2>&1", USER, *script]).replace(".venv/bin/", "")
-        text = text.replace("/var/lib/copper", str(self.copper.settings.state_dir))
+        text = "\n".join(["exec 2>&1", USER, *script])
+        for said, here in self.instead.items():
+            text = text.replace(said, here)
         return subprocess.run(
             ["bash", "-c", text],
             stdin=subprocess.DEVNULL,
