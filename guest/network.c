@@ -13,7 +13,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { OWN_MOST = 3, ROUNDS = 64 };
+enum { OWN_MOST = 3, ROUNDS = 64, NAME_MOST = 253 };
+
+#define NAME_CHARACTERS "abcdefghijklmnopqrstuvwxyz0123456789.-"
 
 struct network {
 	struct interface interface;
@@ -185,13 +187,17 @@ int network_resolver(const json_t *net)
 {
 	struct stat status;
 	struct in6_addr address;
-	char text[80];
-	const char *resolver = json_text(net, "resolver"), *path = "/etc/resolv.conf";
+	char text[352];
+	const char *resolver = json_text(net, "resolver"), *search = json_text(net, "search");
+	const char *path = "/etc/resolv.conf";
 	/* a link is another program's, which writes what it leads to */
 	if (!resolver || (!lstat(path, &status) && S_ISLNK(status.st_mode)))
 		return 0;
 	if (inet_pton(AF_INET, resolver, &address) != 1 && inet_pton(AF_INET6, resolver, &address) != 1)
 		return EINVAL;
-	int length = snprintf(text, sizeof text, "nameserver %s\n", resolver);
+	if (search && (!*search || strlen(search) > NAME_MOST || strspn(search, NAME_CHARACTERS) != strlen(search)))
+		return EINVAL;
+	int length = snprintf(text, sizeof text, "nameserver %s\n%s%s%s", resolver, search ? "search " : "",
+			      search ? search : "", search ? "\n" : "");
 	return replace_file(path, text, (size_t)length, 0644);
 }

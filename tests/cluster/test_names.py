@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import select
 import signal
@@ -16,9 +17,12 @@ import dns.rcode
 import pytest
 
 from copper.client import Client
+from copper.dns.lend import lent
+from copper.dns.options import Address, bound
 from copper.model.settings import from_environment
 from tests.cluster.names import (
     NETWORK,
+    WAIT_S,
     NamedCopper,
     ask,
     dig,
@@ -168,6 +172,74 @@ def test_names_can_be_switched_off() -> None:
     with named_copper(COPPER_DNS="off") as copper:
         assert "names at" not in copper.run("copper", "up", "--fake")
         assert not servers_of(copper.folder)
+        assert not (copper.folder / "run/dns.sock").exists()
+
+
+async def test_inside_names_are_private_and_right_again_after_whatever_was_killed(
+    copper: NamedCopper,
+) -> None:
+    """Sockets of loopback stand for those of a virtual cluster's network."""
+    node, _ = copper.up()
+    await asyncio.to_thread(fork, copper, "a", 4)
+    wanted = [f"10.0.0.{number}" for number in range(1, 6)]
+    with bound(Address("127.0.0.1", 0)) as mine:
+        async with lent(copper.folder / "run/dns.sock", "a", mine.udp, mine.tcp) as served:
+
+            async def right(addresses: list[str]) -> None:
+                async with asyncio.timeout(WAIT_S):
+                    await served.wait()
+                await asyncio.to_thread(await_names, mine.at.port, "a", addresses)
+                assert await asyncio.to_thread(dig, mine.at.port, "a-3.clusters") == ["10.0.0.4"]
+                last = await asyncio.to_thread(dig, mine.at.port, "-x", addresses[-1])
+                assert last == [f"a-{int(addresses[-1].rpartition('.')[2]) - 1}.clusters."]
+
+            await right(wanted)
+            (server,) = servers_of(copper.folder)
+            os.kill(server, signal.SIGKILL)
+            await asyncio.to_thread(ended, server)
+            await right(wanted)
+            assert servers_of(copper.folder) != [server]
+            servers = servers_of(copper.folder)
+            os.kill(node, signal.SIGKILL)
+            for pid in (node, *servers):
+                await asyncio.to_thread(ended, pid)
+            await asyncio.to_thread(copper.up)
+            await asyncio.to_thread(copper.run, "gc-vm", "kill", "a-4")
+            await right(wanted[:-1])
+
+
+async def test_inside_names_are_answered_also_where_the_address_outside_is_anothers() -> None:
+    port = free_port()
+    with named_copper(COPPER_DNS=f"127.0.0.1:{port}") as one, bound(Address("127.0.0.1", port)):
+        assert "names at" not in one.run("copper", "up", "--fake")
+        await asyncio.to_thread(one.run, "gc-vc", "create", "a", "--image", "micro")
+        await asyncio.to_thread(one.run, "gc-vc", "boot", "a")
+        with bound(Address("127.0.0.1", 0)) as mine:
+            async with lent(one.folder / "run/dns.sock", "a", mine.udp, mine.tcp):
+                await asyncio.to_thread(await_names, mine.at.port, "a", ["10.0.0.1"])
+
+
+async def test_outside_names_are_for_virtual_clusters_that_may_go_there() -> None:
+    with named_copper() as other, named_copper(COPPER_DOMAIN="vms.example.org") as copper:
+        _, elsewhere = other.up()
+        fork(other, "far", 1)
+        await_names(elsewhere, "far", public(other, "far"))
+        copper.environment["COPPER_DNS_FORWARD"] = f"127.0.0.1:{elsewhere}"
+        copper.up()
+        for cluster, egress in (("out", "open"), ("part", "127.0.0.0/8"), ("kept", "none")):
+            copper.run("gc-vc", "create", cluster, "--image", "micro", "--egress", egress)
+            copper.run("gc-vc", "boot", cluster)
+            with bound(Address("127.0.0.1", 0)) as mine:
+                path = copper.folder / "run/dns.sock"
+                async with lent(path, cluster, mine.udp, mine.tcp):
+                    own = f"{cluster}-0.vms.example.org"
+                    await asyncio.to_thread(await_names, mine.at.port, own, ["10.0.0.1"])
+                    for tcp in (False, True):
+                        answer = await asyncio.to_thread(ask, mine.at.port, "far.clusters", tcp=tcp)
+                        if egress == "none":
+                            assert answer.rcode() == dns.rcode.REFUSED
+                        else:
+                            assert texts(answer) == public(other, "far")
 
 
 @pytest.mark.parametrize(

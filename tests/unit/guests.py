@@ -37,6 +37,7 @@ def net(vmid: int, prefix: int = 24) -> dict[str, Any]:
         "gateway": "10.0.0.254",
         "gateway6": "fd00:c::fffe",
         "resolver": "10.0.0.254",
+        "search": "clusters",
     }
 
 

@@ -5,6 +5,7 @@ COPPER_SOAK=1 has 100,000 malformed messages instead of a few thousand.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import random
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ from copper.dns.kept import Kept, usual_form
 from copper.dns.names import MOST_ADDRESSES, Zone
 from tests.unit.test_dns_names import cluster, vm, zone
 
-SERVER = "192.0.2.1"
+SERVER, OTHER = "192.0.2.1", "192.0.2.53"
 COUNT = 100_000 if os.environ.get("COPPER_SOAK") else 6_000
 LARGE = 100
 
@@ -38,11 +39,12 @@ def a_zone() -> Zone:
         vm("web-2", "paused", public=("198.18.0.3",)),
         *(vm(f"large-{n}", public=(f"198.19.0.{n}",)) for n in range(LARGE)),
         clusters=("empty",),
+        egress=("web",),
     )
 
 
 def listener(view: str = "", forwards: bool = False, of: Zone | None = None) -> Answers:
-    answers = Answers(of or a_zone(), view, [SERVER], forwards)
+    answers = Answers(of or a_zone(), view, [SERVER], OTHER if forwards else "")
     answers.ready = True
     return answers
 
@@ -161,6 +163,36 @@ def test_what_is_of_others_is_forwarded_only_when_recursion_is_desired() -> None
     assert told(answers, asked("web")).flags & dns.flags.RA
 
 
+def test_who_may_not_go_to_the_other_server_is_told_nothing_of_it() -> None:
+    of = a_zone()
+    web, empty = listener("web", forwards=True, of=of), listener("empty", forwards=True, of=of)
+    for _ in range(2):  # the second time it is known
+        with pytest.raises(Outside):
+            web.answer(asked("example.org").to_wire())
+        refused = told(empty, asked("example.org"))
+        assert (refused.rcode(), refused.flags & dns.flags.RA) == (dns.rcode.REFUSED, 0)
+    assert told(empty, asked("web")).rcode() == dns.rcode.NOERROR
+    of.put("cluster", cluster("empty", egress=f"198.51.100.0/24,{OTHER}/32"))
+    of.put("cluster", cluster("web"))
+    with pytest.raises(Outside):
+        empty.answer(asked("example.org").to_wire())
+    assert told(web, asked("example.org")).rcode() == dns.rcode.REFUSED
+    of.delete("cluster", "empty")
+    assert told(empty, asked("example.org")).rcode() == dns.rcode.REFUSED
+
+
+def test_no_other_server_is_asked_whose_a_private_address_is() -> None:
+    answers = listener("web", forwards=True)
+    for name in ("9.0.0.10.in-addr.arpa", ipaddress.ip_address("fd00:c::9").reverse_pointer):
+        answer = told(answers, asked(name, "PTR"))
+        assert (answer.rcode(), answer.flags & dns.flags.AA) == (dns.rcode.NXDOMAIN, dns.flags.AA)
+        assert name.endswith(str(answer.authority[0].name).rstrip("."))
+    with pytest.raises(Outside):
+        answers.answer(asked("9.0.0.11.in-addr.arpa", "PTR").to_wire())
+    with pytest.raises(Outside):  # to all others it is an address like any other
+        listener(forwards=True).answer(asked("9.0.0.10.in-addr.arpa", "PTR").to_wire())
+
+
 def test_inside_a_virtual_cluster_its_own_addresses_are_private() -> None:
     assert texts(told(listener("web"), asked("web")).answer) == ["10.0.0.1", "10.0.0.2"]
     assert texts(told(listener("empty"), asked("web")).answer) == ["198.18.0.1", "198.18.0.2"]
@@ -191,7 +223,7 @@ def test_other_opcodes_are_not_implemented(opcode: int) -> None:
 
 
 def test_before_names_are_known_nobody_is_told_that_there_are_none() -> None:
-    answers = Answers(Zone(), "", [SERVER], False)
+    answers = Answers(Zone(), "", [SERVER])
     assert told(answers, asked("web.clusters")).rcode() == dns.rcode.SERVFAIL
     answers.ready = True
     assert told(answers, asked("web.clusters")).rcode() == dns.rcode.NXDOMAIN

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from copper.dns.names import LIVE, Labels, Meaning, Zone, address_of
 
 
-def cluster(name: str, created: float = 1) -> dict[str, Any]:
-    return {"name": name, "created": created, "image": "micro"}
+def cluster(name: str, created: float = 1, egress: str = "none") -> dict[str, Any]:
+    return {"name": name, "created": created, "image": "micro", "egress": egress}
 
 
 def vm(
@@ -29,10 +29,16 @@ def vm(
     return {**row, "public": list(public), "ip": ip, "ip6": ip6}
 
 
-def zone(*vms: dict[str, Any], clusters: tuple[str, ...] = (), domain: str = "clusters") -> Zone:
+def zone(
+    *vms: dict[str, Any],
+    clusters: tuple[str, ...] = (),
+    domain: str = "clusters",
+    egress: tuple[str, ...] = (),
+) -> Zone:
+    """`egress`: the virtual clusters whose VMs may go anywhere."""
     made = Zone(domain)
     of = dict.fromkeys([*(row["cluster"] for row in vms), *clusters])
-    made.replace([cluster(name) for name in of], vms)
+    made.replace([cluster(name, egress="open" if name in egress else "none") for name in of], vms)
     return made
 
 
@@ -143,6 +149,53 @@ def test_what_is_of_others_is_not_of_this_zone(name: str) -> None:
 def test_addresses_have_names(view: str, address: str, wanted: Labels) -> None:
     meaning = find(WEB, ipaddress.ip_address(address).reverse_pointer, view)
     assert (meaning.names if meaning else ()) == wanted
+
+
+@pytest.mark.parametrize(
+    ("name", "exists"),
+    [
+        ("10.in-addr.arpa", True),
+        ("0.0.10.in-addr.arpa", True),
+        ("1.0.0.10.in-addr.arpa", True),
+        ("200.0.0.10.in-addr.arpa", False),
+        ("254.0.0.10.in-addr.arpa", False),
+        (ipaddress.ip_address("fd00:c::1").reverse_pointer, True),
+        (ipaddress.ip_address("fd00:c::99").reverse_pointer, False),
+        (ipaddress.ip_address("fd00:c::").reverse_pointer[32:], True),
+    ],
+)
+def test_inside_no_private_address_is_of_another_zone(name: str, exists: bool) -> None:
+    meaning = find(WEB, name, "web")
+    assert meaning is not None and meaning.exists == exists
+    assert find(WEB, name) is None
+
+
+@pytest.mark.parametrize("address", ["11.0.0.1", "100.0.0.10", "fd00:d::1", "fd00:c:0:1::1"])
+def test_inside_other_addresses_are_of_other_zones(address: str) -> None:
+    assert find(WEB, ipaddress.ip_address(address).reverse_pointer, "web") is None
+
+
+@pytest.mark.parametrize(
+    ("egress", "address", "wanted"),
+    [
+        ("open", "192.0.2.53", True),
+        ("open", "2001:db8::53", True),
+        ("none", "192.0.2.53", False),
+        ("192.0.2.0/24", "192.0.2.53", True),
+        ("198.51.100.0/24,192.0.2.53/32", "192.0.2.53", True),
+        ("198.51.100.0/24,2001:db8::/32", "192.0.2.53", False),
+        ("198.51.100.0/24,2001:db8::/32", "2001:db8::53", True),
+    ],
+)
+def test_where_a_virtual_cluster_may_go(egress: str, address: str, wanted: bool) -> None:
+    of = Zone()
+    of.put("cluster", cluster("web", egress=egress))
+    assert of.reaches("web", address) == wanted
+    before = of.revision
+    of.put("cluster", cluster("web", egress="none"))
+    assert not of.reaches("web", address)
+    assert (of.revision > before) == (egress != "none")
+    assert not of.reaches("nobody", address)
 
 
 def test_the_domain_is_an_apex_and_its_server_has_a_name_that_no_cluster_can_have() -> None:

@@ -23,7 +23,7 @@ import pytest
 from copper.dns import forward, server
 from copper.dns.answers import Answers
 from copper.dns.forward import Forwarder, belongs
-from copper.dns.lend import borrowing, lent
+from copper.dns.lend import borrowing, lending_socket, lent
 from copper.dns.options import Address, Sockets, bound, options_of, parse_address
 from copper.dns.server import Listener
 from copper.model.errors import BadInput, Conflict
@@ -141,6 +141,25 @@ async def test_too_many_connections_cost_the_oldest(monkeypatch: pytest.MonkeyPa
         assert not any(reader.at_eof() for reader in ends[4:])
 
 
+async def test_who_opens_too_many_connections_pays_for_them_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server, "CONNECTIONS", 4)
+    query = asked("web").to_wire()
+    async with served() as port, contextlib.AsyncExitStack() as open_:
+        ends = []
+        for host in ("127.0.0.2", *["127.0.0.3"] * 8):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(host, 0))
+            open_.callback(writer.close)
+            writer.write(len(query).to_bytes(2, "big") + query)
+            await reader.readexactly(int.from_bytes(await reader.readexactly(2), "big"))
+            ends.append((reader, writer))
+        reader, writer = ends[0]  # the first of all, and the only one of its address
+        writer.write(len(query).to_bytes(2, "big") + query)
+        async with asyncio.timeout(WAIT_S):
+            assert await reader.readexactly(2)
+
+
 @pytest.mark.timeout(1200)
 async def test_malformed_packets_break_nothing(caplog: pytest.LogCaptureFixture) -> None:
     """No crash, no answer larger than asked for, and who asks rightly meanwhile is answered."""
@@ -187,7 +206,7 @@ async def test_an_error_of_ours_is_logged_and_the_next_question_answered(
                 raise RuntimeError("a mistake")
             return super().answer(asked, tcp=tcp)
 
-    failing = Failing(a_zone(), "", [], False)
+    failing = Failing(a_zone(), "", [])
     failing.ready = True
     async with served(failing) as port:
         bad = b"\7\7" + asked("web").to_wire()[2:]
@@ -274,17 +293,15 @@ def test_an_answer_belongs_to_one_question() -> None:
 
 
 @contextlib.asynccontextmanager
-async def borrower(path: Path) -> AsyncIterator[None]:
-    """A server of names that serves what is lent at `path`."""
+async def borrower(listening: socket.socket) -> AsyncIterator[None]:
+    """A server of names that serves what is lent there."""
 
     @contextlib.asynccontextmanager
-    async def serving(
-        cluster: str, forwards: bool, udp: socket.socket, tcp: socket.socket
-    ) -> AsyncIterator[None]:
+    async def serving(cluster: str, udp: socket.socket, tcp: socket.socket) -> AsyncIterator[None]:
         async with Listener(listener(cluster), None).serving(udp, tcp):
             yield
 
-    async with borrowing(path, serving):
+    async with borrowing(listening, serving):
         yield
 
 
@@ -312,31 +329,35 @@ async def test_lent_sockets_are_served_as_inside_and_again_after_a_restart(
     path, port = tmp_path / "dns.sock", sockets.at.port
     async with lent(path, "web", sockets.udp, sockets.tcp) as there:
         assert not there.is_set()  # nobody is there yet
-        for _ in range(2):
-            async with borrower(path):
-                async with asyncio.timeout(WAIT_S):
-                    await there.wait()
+        for _ in range(2):  # the second time who starts the server has been started anew too
+            with lending_socket(path) as listening:
                 assert path.stat().st_mode & 0o777 == 0o600
-                for tcp in (False, True):
-                    answer = await ask(port, "web", tcp=tcp)
-                    assert texts(answer.answer) == ["10.0.0.1", "10.0.0.2"]
-                asking = asyncio.create_task(ask(port, "web-0"))
-                assert texts((await asking).answer) == ["10.0.0.1"]
-            await until(lambda: not there.is_set())
-    assert not path.exists()
+                for _ in range(2):
+                    async with borrower(listening):
+                        async with asyncio.timeout(WAIT_S):
+                            await there.wait()
+                        for tcp in (False, True):
+                            answer = await ask(port, "web", tcp=tcp)
+                            assert texts(answer.answer) == ["10.0.0.1", "10.0.0.2"]
+                    await until(lambda: not there.is_set())
+                    waiting = asyncio.create_task(ask(port, "web-0"))  # asked while nobody serves
+                async with borrower(listening):
+                    assert texts((await waiting).answer) == ["10.0.0.1"]
+            assert not path.exists()
 
 
 async def test_sockets_are_given_back_when_who_lent_them_ends(
     tmp_path: Path, sockets: Sockets
 ) -> None:
     path = tmp_path / "dns.sock"
-    async with borrower(path):
-        before = descriptors()
-        async with lent(path, "web", sockets.udp, sockets.tcp) as there:
-            async with asyncio.timeout(WAIT_S):
-                await there.wait()
-            assert descriptors() > before
-        await until(lambda: descriptors() <= before)
+    with lending_socket(path) as listening:
+        async with borrower(listening):
+            before = descriptors()
+            async with lent(path, "web", sockets.udp, sockets.tcp) as there:
+                async with asyncio.timeout(WAIT_S):
+                    await there.wait()
+                assert descriptors() > before
+            await until(lambda: descriptors() <= before)
 
 
 @pytest.mark.parametrize(
@@ -344,10 +365,11 @@ async def test_sockets_are_given_back_when_who_lent_them_ends(
     [
         (b"", 2),
         (b"{}", 2),
-        (b'{"cluster": 1, "forwards": false}', 2),
-        (b'{"cluster": "web", "forwards": false}', 0),
-        (b'{"cluster": "web", "forwards": false}', 1),
-        (b'{"cluster": "web", "forwards": false}', -2),  # the two in the wrong order
+        (b'{"cluster": 1}', 2),
+        (b'{"cluster": ""}', 2),
+        (b'{"cluster": "web"}', 0),
+        (b'{"cluster": "web"}', 1),
+        (b'{"cluster": "web"}', -2),  # the two in the wrong order
         (b"\xff" * 3000, 2),
     ],
 )
@@ -355,31 +377,36 @@ async def test_who_lends_nothing_is_told_so(
     said: bytes, fds: int, tmp_path: Path, sockets: Sockets
 ) -> None:
     path = tmp_path / "dns.sock"
-    async with borrower(path):
-        pair = [sockets.udp.fileno(), sockets.tcp.fileno()]
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
-            sock.setblocking(False)
-            sock.connect(str(path))
-            socket.send_fds(sock, [said], pair[::-1] if fds < 0 else pair[:fds])
-            loop = asyncio.get_running_loop()
-            async with asyncio.timeout(WAIT_S):
-                answer = await loop.sock_recv(sock, 4096)
-            assert answer != b"ok"
-        async with lent(path, "web", sockets.udp, sockets.tcp) as there:
-            async with asyncio.timeout(WAIT_S):
-                await there.wait()
+    with lending_socket(path) as listening:
+        async with borrower(listening):
+            pair = [sockets.udp.fileno(), sockets.tcp.fileno()]
+            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+                sock.setblocking(False)
+                sock.connect(str(path))
+                socket.send_fds(sock, [said], pair[::-1] if fds < 0 else pair[:fds])
+                loop = asyncio.get_running_loop()
+                async with asyncio.timeout(WAIT_S):
+                    answer = await loop.sock_recv(sock, 4096)
+                assert answer != b"ok"
+            async with lent(path, "web", sockets.udp, sockets.tcp) as there:
+                async with asyncio.timeout(WAIT_S):
+                    await there.wait()
 
 
 async def test_a_socket_that_does_not_listen_is_not_taken(tmp_path: Path, sockets: Sockets) -> None:
     path = tmp_path / "dns.sock"
-    async with borrower(path):
-        with socket.socket() as deaf, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
-            sock.setblocking(False)
-            sock.connect(str(path))
-            order = b'{"cluster": "web", "forwards": false}'
-            socket.send_fds(sock, [order], [sockets.udp.fileno(), deaf.fileno()])
-            async with asyncio.timeout(WAIT_S):
-                said = await asyncio.get_running_loop().sock_recv(sock, 4096)
+    with lending_socket(path) as listening:
+        async with borrower(listening):
+            with (
+                socket.socket() as deaf,
+                socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock,
+            ):
+                sock.setblocking(False)
+                sock.connect(str(path))
+                order = b'{"cluster": "web"}'
+                socket.send_fds(sock, [order], [sockets.udp.fileno(), deaf.fileno()])
+                async with asyncio.timeout(WAIT_S):
+                    said = await asyncio.get_running_loop().sock_recv(sock, 4096)
     assert b"a TCP socket that listens" in said
 
 

@@ -330,7 +330,21 @@ def _signs(key: Path, public: str) -> None:
 
 
 async def test_the_resolver_is_that_of_the_network(cabled: Cabled, master: GuestPort) -> None:
-    assert cabled.text("/etc/resolv.conf") == "nameserver 10.0.0.254\n"
+    assert cabled.text("/etc/resolv.conf") == "nameserver 10.0.0.254\nsearch clusters\n"
+
+
+async def test_a_copy_has_its_resolver_before_its_name(cabled: Cabled, master: GuestPort) -> None:
+    there = (cabled.folder / "etc/resolv.conf").stat().st_ino
+    await master.begin(IDENTITY, "clone", deadline=DEADLINE)
+    assert (cabled.folder / "etc/resolv.conf").stat().st_ino == there  # it was right: not touched
+    place = {**net(5), "resolver": "fd00:c::fffe:254", "search": "vms.example.org"}
+    await master.begin({**IDENTITY, "vmid": 5, "net": place}, "clone", deadline=DEADLINE)
+    assert cabled.text("/etc/resolv.conf") == (
+        "nameserver fd00:c::fffe:254\nsearch vms.example.org\n"
+    )
+    del place["search"]
+    await master.begin({**IDENTITY, "vmid": 6, "net": place}, "clone", deadline=DEADLINE)
+    assert cabled.text("/etc/resolv.conf") == "nameserver fd00:c::fffe:254\n"
 
 
 async def test_a_resolver_that_another_program_sets_stays(cabled: Cabled) -> None:
@@ -468,6 +482,9 @@ def _moved_to(fd: int) -> list[str]:
         ({"net": {**net(3), "prefix": 33}}, "connections: Invalid argument"),
         ({"net": {**net(3), "gateway": "192.0.2.1"}}, "net: Network is unreachable"),
         ({"net": {**net(3), "resolver": "one"}}, "resolver: Invalid argument"),
+        ({"net": {**net(3), "search": "a\nnameserver 192.0.2.1"}}, "resolver: Invalid argument"),
+        ({"net": {**net(3), "search": ""}}, "resolver: Invalid argument"),
+        ({"net": {**net(3), "search": "a" * 254}}, "resolver: Invalid argument"),
         ({"machine_id": "12"}, "machine-id: Invalid argument"),
         ({"machine_id": 12}, "machine-id: Invalid argument"),
         ({"name": "x" * 65}, "name: Invalid argument"),

@@ -6,8 +6,9 @@ about stayed as it was, and nothing was being done with its virtual cluster.
 What a repair does can harm nobody: a host removes a thing that no VM uses; a row that says that a VM runs where none
 is becomes dead; a VM without a row is ended when its number was given out before, or its virtual cluster is not there,
 for then it was ended and forgotten. An address that no VM has is given back, one that a VM has without a lease is
-leased to it; a host is told again how the world reaches a VM. A VM whose number was never given out belongs to a state
-that is newer than this one: it and all that is its is reported, and stays. So does everything else.
+leased to it; a host is told again how the world reaches a VM, and opens anew what answers names. A VM whose number was
+never given out belongs to a state that is newer than this one: it and all that is its is reported, and stays. So does
+everything else.
 """
 
 from __future__ import annotations
@@ -194,7 +195,7 @@ async def _mended(
 ) -> Difference:
     what = one.difference
     try:
-        if one.action == "remove":
+        if one.action in ("remove", "answer"):
             await hosts.get(what.host).mend(what.thing, what.name)
         elif one.action == "end":
             if book.find(vm_key(what.name), Vm) is not None:

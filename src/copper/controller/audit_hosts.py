@@ -13,7 +13,7 @@ from copper.model.audit import Found, Inventory, Thing
 # what a suspended VM leaves on its host
 STORED: tuple[Thing, ...] = ("overlay", "record", "memory-file")
 # they are no VM's
-OTHERS: tuple[Thing, ...] = ("image", "vm", "ticket", "suspended", "namespace")
+OTHERS: tuple[Thing, ...] = ("image", "vm", "ticket", "suspended", "namespace", "resolver")
 
 
 def of_vms(view: View, inventories: Sequence[Inventory]) -> Iterator[Finding]:
@@ -144,7 +144,7 @@ def _unused(view: View, inventory: Inventory, one: Found, has_process: bool) -> 
 
 
 def of_clusters(view: View, inventory: Inventory) -> Iterator[Finding]:
-    """What is suspended is stored on its host, and nothing is there of virtual clusters that have no VM for it."""
+    """What is suspended is stored on its host, names are answered where VMs are, and nothing is there without one."""
     host = inventory.host
     running = {view.cluster_of(name) for name in inventory.vms}
     suspended = view.suspended_on.get(host, set())
@@ -159,6 +159,17 @@ def of_clusters(view: View, inventory: Inventory) -> Iterator[Finding]:
             used, safe, says = cluster in suspended, cluster not in running, "is not suspended here"
         elif one.thing == "namespace":
             used, safe, says = cluster in here, True, "has no VM here"
+        elif one.thing == "resolver" and one.detail and cluster in here:
+            yield finding(
+                "resolver",
+                one.name,
+                one.detail,
+                host=host,
+                action="answer",
+                about=cluster_key(cluster),
+                cluster=cluster,
+            )
+            continue
         else:
             continue
         if not used:

@@ -18,8 +18,8 @@ from copper.model.networks import Exposure, Lease
 from copper.model.operations import Operation
 from copper.model.tickets import Ticket
 
-# by the host twice, in the state thrice, by the host
-Action = Literal["", "remove", "end", "dead", "release", "lease", "expose"]
+# by the host twice, in the state thrice, by the host twice
+Action = Literal["", "remove", "end", "dead", "release", "lease", "expose", "answer"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,6 +136,7 @@ MENDS: dict[Action, str] = {
     "release": "it is given back",
     "lease": "it is given to that VM",
     "expose": "its host is told again",
+    "answer": "its host opens it anew",
 }
 
 

@@ -1,4 +1,7 @@
-"""`python -m copper.dns UDP TCP`: serves on two sockets that it inherits, until its standard input ends."""
+"""`python -m copper.dns LENDING [UDP TCP]`: serves on sockets that it inherits, until its standard input ends.
+
+Their descriptors: where others lend theirs, and the two that answer everybody.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +22,13 @@ from copper.model.settings import Settings, from_environment
 NICE = -5  # before the VMs, as the node itself
 
 
-async def _serve(settings: Settings, sockets: Sockets) -> None:
+async def _serve(settings: Settings, lending: socket.socket, sockets: Sockets | None) -> None:
     end = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, end.set)
     # whoever started it holds the other end: when that ends, however it does, so does this
     loop.add_reader(sys.stdin.fileno(), end.set)
-    await serve(options_of(settings), Client(settings), sockets, settings.dns_socket, end)
+    await serve(options_of(settings), Client(settings), sockets, lending, end)
 
 
 def main() -> int:
@@ -38,9 +41,9 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the node's, which ends this one
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, NICE)
-    udp, tcp = (socket.socket(fileno=int(text)) for text in sys.argv[1:])
+    lending, *pair = (socket.socket(fileno=int(text)) for text in sys.argv[1:])
     try:
-        asyncio.run(_serve(from_environment(), Sockets(udp, tcp)))
+        asyncio.run(_serve(from_environment(), lending, Sockets(*pair) if pair else None))
     except CopperError as error:
         print(f"copper dns: {error}", file=sys.stderr)
         return error.exit_status

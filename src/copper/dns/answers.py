@@ -44,15 +44,17 @@ class Outside(Exception):
 class Answers:
     """The answers of one listener: to everybody, or to the virtual cluster `view`.
 
-    `addresses` are the listener's own, which the zone's name server has. With `forwards` a question for others is
-    Outside when recursion is desired, else it is refused.
+    `addresses` are the listener's own, which the zone's name server has. A question for others, when recursion is
+    desired, is Outside: the server at `forward` is to be asked. It is refused without one, and to a virtual cluster
+    that may not go there itself.
     """
 
     def __init__(
-        self, zone: Zone, view: str = "", addresses: Sequence[str] = (), forwards: bool = False
+        self, zone: Zone, view: str = "", addresses: Sequence[str] = (), forward: str = ""
     ) -> None:
         self._zone, self._view, self._addresses = zone, view, tuple(addresses)
-        self._forwards = forwards
+        self._forward = forward
+        self._forwards = False
         self._kept = Kept()
         self._revision = -1
         self.ready = False  # until all names are known, nobody is told that one is not there
@@ -62,6 +64,9 @@ class Answers:
         if self._revision != self._zone.revision or not self.ready:
             self._kept.clear()
             self._revision = self._zone.revision
+            self._forwards = bool(self._forward) and (
+                not self._view or self._zone.reaches(self._view, self._forward)
+            )
         if (usual := usual_form(asked, tcp)) is not None:
             if (answer := self._kept.find(asked, usual)) is not None:
                 return answer

@@ -1,7 +1,8 @@
 """Sockets of other places, such as a virtual cluster's own network, lent to the server of names over a Unix socket.
 
 Who lends opens a connection, sends one message with two descriptors, UDP's and TCP's, and reads `ok`. The sockets are
-served for as long as the connection is open: whoever of the two ends, the other one sees it.
+served for as long as the connection is open: whoever of the two ends, the other one sees it. Who starts the server
+makes the Unix socket, so those who lend wait in it while the server is started anew.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import json
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,21 +28,36 @@ AGAIN_S = (0.05, 2.0)  # between two attempts: at first, and at most
 WAIT_S = 10.0  # for the message, or for `ok`
 
 Serving = Callable[
-    [str, bool, socket.socket, socket.socket], contextlib.AbstractAsyncContextManager[None]
+    [str, socket.socket, socket.socket], contextlib.AbstractAsyncContextManager[None]
 ]
+
+
+class Served(asyncio.Event):
+    """Whether the server has what is lent, and since when, by the monotonic clock."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.since = time.monotonic()
+
+    def set(self) -> None:
+        self.since = time.monotonic()
+        super().set()
+
+    def clear(self) -> None:
+        self.since = time.monotonic()
+        super().clear()
 
 
 @contextlib.asynccontextmanager
 async def lent(
-    path: Path, cluster: str, udp: socket.socket, tcp: socket.socket, *, forwards: bool = False
-) -> AsyncIterator[asyncio.Event]:
+    path: Path, cluster: str, udp: socket.socket, tcp: socket.socket
+) -> AsyncIterator[Served]:
     """Has the server of names at `path` answer on two sockets as inside a virtual cluster: bound ones, `tcp` listening.
 
-    It may start later and be started anew: it gets them again. The event says whether it has them now. Names outside of
-    the domain are refused unless `forwards`.
+    It may start later and be started anew: it gets them again. The event says whether it has them now.
     """
-    served = asyncio.Event()
-    order = json.dumps({"cluster": cluster, "forwards": forwards}).encode()
+    served = Served()
+    order = json.dumps({"cluster": cluster}).encode()
     keeping = asyncio.create_task(_keep(path, order, (udp.fileno(), tcp.fileno()), served))
     try:
         yield served
@@ -49,7 +66,7 @@ async def lent(
         await asyncio.gather(keeping, return_exceptions=True)
 
 
-async def _keep(path: Path, order: bytes, fds: tuple[int, int], served: asyncio.Event) -> None:
+async def _keep(path: Path, order: bytes, fds: tuple[int, int], served: Served) -> None:
     loop = asyncio.get_running_loop()
     pause_s = AGAIN_S[0]
     while True:
@@ -75,24 +92,33 @@ async def _keep(path: Path, order: bytes, fds: tuple[int, int], served: asyncio.
         pause_s = min(2 * pause_s, AGAIN_S[1])
 
 
-@contextlib.asynccontextmanager
-async def borrowing(path: Path, serving: Serving) -> AsyncIterator[None]:
-    """Serves what others lend, until the end of the block. `path` is only its owner's."""
-    tasks: set[asyncio.Task[None]] = set()
+@contextlib.contextmanager
+def lending_socket(path: Path) -> Iterator[socket.socket]:
+    """Where others lend, for `borrowing`: a socket at `path` that only its owner reaches, until the block's end."""
     path.unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(str(path))
         path.chmod(0o600)
-        listener.listen(128)
+        listener.listen(1024)
         listener.setblocking(False)
-        accepting = asyncio.create_task(_accept(listener, serving, tasks))
         try:
-            yield
+            yield listener
         finally:
             path.unlink(missing_ok=True)
-            for task in (accepting, *tasks):
-                task.cancel()
-            await asyncio.gather(accepting, *tasks, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def borrowing(listener: socket.socket, serving: Serving) -> AsyncIterator[None]:
+    """Serves what others lend, until the end of the block. The listener stays its owner's, and open."""
+    tasks: set[asyncio.Task[None]] = set()
+    listener.setblocking(False)
+    accepting = asyncio.create_task(_accept(listener, serving, tasks))
+    try:
+        yield
+    finally:
+        for task in (accepting, *tasks):
+            task.cancel()
+        await asyncio.gather(accepting, *tasks, return_exceptions=True)
 
 
 async def _accept(
@@ -121,7 +147,7 @@ async def _borrow(sock: socket.socket, serving: Serving) -> None:
             for fd in fds:
                 closing.callback(os.close, fd)
             order, (udp, tcp) = _order_of(said), _pair_of(fds, closing)
-            async with serving(order["cluster"], order["forwards"], udp, tcp):
+            async with serving(order["cluster"], udp, tcp):
                 await loop.sock_sendall(sock, OK)
                 await loop.sock_recv(sock, MOST)
         except (CopperError, OSError) as error:
@@ -147,7 +173,7 @@ async def _readable(sock: socket.socket) -> None:
 def _order_of(said: bytes) -> dict[str, Any]:
     try:
         order: dict[str, Any] = json.loads(said)
-        if not isinstance(order["cluster"], str) or not isinstance(order["forwards"], bool):
+        if not isinstance(order["cluster"], str) or not order["cluster"]:
             raise ValueError
     except (ValueError, KeyError, TypeError):
         raise BadInput(f"{said!r:.80} lends nothing") from None

@@ -6,7 +6,8 @@ NAME.DOMAIN, NAME     a virtual cluster: the addresses of all its VMs that run, 
 NAME-3.DOMAIN, NAME-3 one VM of it
 …in-addr.arpa, …ip6.arpa   an address that a VM has: that VM's name
 
-A virtual cluster is told the private addresses of its own VMs; all others, and of other VMs, public ones.
+A virtual cluster is told the private addresses of its own VMs; all others, and of other VMs, public ones. What private
+address is whose is never asked of anybody else.
 """
 
 from __future__ import annotations
@@ -23,6 +24,12 @@ TTL_S = 0
 # So many addresses fit one message over TCP, 28 bytes each for IPv6, whatever else is in it.
 MOST_ADDRESSES = 2000
 NAME_SERVER = "a.ns"  # below the domain; no virtual cluster can have a name of two labels
+# Where the addresses of private networks have their names: 10.0.0.0/8 and fd00:c::/64.
+PRIVATE = (
+    ("10", "in-addr", "arpa"),
+    (*"00000000c00000df", "ip6", "arpa"),
+)
+OPEN, NONE = "open", "none"
 
 Labels = tuple[str, ...]
 
@@ -79,6 +86,7 @@ class Zone:
         self.domain: Labels = tuple(domain.lower().split("."))
         self.revision = 0
         self._created: dict[str, float] = {}  # of virtual clusters
+        self._egress: dict[str, str] = {}  # open, none, or prefixes with commas
         self._machines: dict[str, Machine] = {}
         self._of: defaultdict[str, dict[int, Machine]] = defaultdict(dict)
         self._at: defaultdict[str, set[str]] = defaultdict(set)  # VMs by public address
@@ -90,7 +98,10 @@ class Zone:
         self, clusters: Iterable[Mapping[str, Any]], vms: Iterable[Mapping[str, Any]]
     ) -> None:
         """Everything anew: what is not given is gone."""
-        for index in (self._created, self._machines, self._of, self._at, self._inside):
+        for index in (
+            *(self._created, self._egress),
+            *(self._machines, self._of, self._at, self._inside),
+        ):
             index.clear()
         self.revision += 1
         for row in clusters:
@@ -102,8 +113,9 @@ class Zone:
         """A row as it is now; other kinds than `cluster` and `vm` mean nothing here."""
         if kind == "cluster":
             name, created = str(row["name"]), float(row["created"])
-            if self._created.get(name) != created:
-                self._created[name] = created
+            egress = str(row.get("egress", NONE))
+            if (self._created.get(name), self._egress.get(name)) != (created, egress):
+                self._created[name], self._egress[name] = created, egress
                 self.revision += 1
         elif kind == "vm":
             if row["state"] not in LIVE:
@@ -118,6 +130,7 @@ class Zone:
     def delete(self, kind: str, name: str) -> None:
         """That there is no such row any more; twice has one effect."""
         if kind == "cluster" and self._created.pop(name, None) is not None:
+            self._egress.pop(name, None)
             self.revision += 1
         elif kind == "vm" and (machine := self._machines.pop(name, None)) is not None:
             self._remove(machine)
@@ -162,7 +175,21 @@ class Zone:
             if names:
                 full = tuple(".".join((name, *self.domain)) for name in sorted(names))
                 return Meaning(labels, names=full)
+        if view:
+            for apex in PRIVATE:
+                if labels[-len(apex) :] == apex:
+                    # above an address there is something; nobody has this one
+                    return Meaning(apex, exists=not address_of(labels))
         return None
+
+    def reaches(self, view: str, address: str) -> bool:
+        """Whether the VMs of a virtual cluster may go to an address of the world by themselves."""
+        egress = self._egress.get(view, NONE)
+        if egress in (OPEN, NONE):
+            return egress == OPEN
+        to = ipaddress.ip_address(address)
+        networks = (ipaddress.ip_network(prefix) for prefix in egress.split(","))
+        return any(to.version == network.version and to in network for network in networks)
 
     def _in_domain(self, below: Labels, view: str) -> Meaning:
         if not below:

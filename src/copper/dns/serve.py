@@ -9,7 +9,6 @@ import socket
 import sys
 from collections import deque
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 from copper.client import Client
@@ -35,29 +34,28 @@ class Names:
         self._zone = Zone(options.domain)
         self._listening: set[Answers] = set()
         self._ready = False
-        self._forwarder = Forwarder(options.forward) if options.forward else None
 
     @contextlib.asynccontextmanager
     async def listening(self, sockets: Sockets) -> AsyncIterator[None]:
         """Answers everybody there, with public addresses."""
-        async with self._listening_to("", True, sockets):
+        async with self._listening_to("", sockets):
             yield
 
     @contextlib.asynccontextmanager
     async def inside(
-        self, cluster: str, forwards: bool, udp: socket.socket, tcp: socket.socket
+        self, cluster: str, udp: socket.socket, tcp: socket.socket
     ) -> AsyncIterator[None]:
         """Answers there as inside a virtual cluster, whose VMs have their private addresses."""
-        async with self._listening_to(cluster, forwards, Sockets(udp, tcp)):
+        async with self._listening_to(cluster, Sockets(udp, tcp)):
             log.info("names are answered inside %s", cluster)
             yield
 
     @contextlib.asynccontextmanager
-    async def _listening_to(
-        self, view: str, forwards: bool, sockets: Sockets
-    ) -> AsyncIterator[None]:
-        forwarder = self._forwarder if forwards else None
-        answers = Answers(self._zone, view, [sockets.at.host], forwarder is not None)
+    async def _listening_to(self, view: str, sockets: Sockets) -> AsyncIterator[None]:
+        other = self._options.forward
+        # one for each: who has many questions under way takes nobody else's place
+        forwarder = Forwarder(other) if other else None
+        answers = Answers(self._zone, view, [sockets.at.host], other.host if other else "")
         answers.ready = self._ready
         self._listening.add(answers)
         try:
@@ -111,10 +109,10 @@ async def serve(
     options: Options,
     client: Client,
     sockets: Sockets | None,
-    lending: Path | None,
+    lending: socket.socket | None,
     end: asyncio.Event,
 ) -> None:
-    """Answers until `end` is set: on `sockets`, and on those that are lent at the path `lending`."""
+    """Answers until `end` is set: on `sockets`, and on those that are lent at `lending`."""
     sys.setswitchinterval(SWITCH_S)
     names = Names(options)
     async with contextlib.AsyncExitStack() as open_:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import logging
 import socket
@@ -15,7 +16,8 @@ log = logging.getLogger(__name__)
 
 BATCH = 64  # packets before others have their turn
 IDLE_S = 10.0  # how long a connection may be silent, and an asker may take to take an answer
-CONNECTIONS = 256  # at once; one more and the one that was opened first is closed
+# at once; one more and, of whoever has most of them, the one that was opened first is closed
+CONNECTIONS = 256
 
 
 class Listener:
@@ -24,7 +26,7 @@ class Listener:
     def __init__(self, answers: Answers, forwarder: Forwarder | None) -> None:
         self._answers, self._forwarder = answers, forwarder
         self._tasks: set[asyncio.Task[None]] = set()
-        self._writers: dict[asyncio.StreamWriter, None] = {}
+        self._writers: dict[asyncio.StreamWriter, str] = {}  # and whose address is at the other end
 
     @contextlib.asynccontextmanager
     async def serving(self, udp: socket.socket, tcp: socket.socket) -> AsyncIterator[None]:
@@ -76,8 +78,8 @@ class Listener:
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if len(self._writers) >= CONNECTIONS:
-            next(iter(self._writers)).transport.abort()
-        self._writers[writer] = None
+            self._make_room()
+        self._writers[writer] = str((writer.get_extra_info("peername") or [""])[0])
         writer.transport.set_write_buffer_limits(high=0)  # one answer at a time is under way
         try:
             while True:
@@ -106,6 +108,12 @@ class Listener:
         finally:
             self._writers.pop(writer, None)
             writer.transport.abort() if writer.transport.get_write_buffer_size() else writer.close()
+
+    def _make_room(self) -> None:
+        ((busiest, _),) = collections.Counter(self._writers.values()).most_common(1)
+        first = next(writer for writer, whose in self._writers.items() if whose == busiest)
+        del self._writers[first]  # it is gone for whoever counts them next
+        first.transport.abort()
 
 
 def _send(udp: socket.socket, answer: bytes, who: object) -> None:

@@ -173,6 +173,8 @@ class Place:
             yield Found(thing="namespace", name=name, vm=cluster)
             for vmid in vmids:
                 yield Found(thing="tap", name=f"{name}/{tap_name(vmid)}", vm=vm_name(cluster, vmid))
+        for cluster, why in self.networks.unanswered().items():
+            yield Found(thing="resolver", name=cluster, vm=cluster, detail=why)
         way_out, used = self.networks.way_out
         if way_out and not used:
             yield Found(thing="namespace", name=way_out, detail="the way to the world")
@@ -182,7 +184,7 @@ class Place:
                 yield Found(thing="exposure", name=vm, vm=vm, detail=detail)
 
     async def mend(self, thing: str, name: str, held: Held) -> None:
-        """Removes a thing that `found` says, if no VM uses it; gone already: nothing to do.
+        """Removes a thing that `found` says, if no VM uses it; gone already: nothing to do. A resolver is opened anew.
 
         Raises BadInput for what is not Copper's, Refused for what is in use or is not known how to remove.
         """
@@ -203,6 +205,8 @@ class Place:
         elif thing == "exposure" and self.networks:
             _refuse_if(name in held.vms, f"VM {name} runs")
             await self.networks.settle()
+        elif thing == "resolver" and self.networks:
+            await self.networks.mend_names(name)
         elif thing in ("namespace", "tap") and self.networks:
             await self._remove_network(self.networks, name)
         else:

@@ -1,4 +1,4 @@
-"""What the VMs of a virtual cluster are told of each other: their names and addresses, as VMs come and go.
+"""What the VMs of a virtual cluster are told of each other, and where names are: addresses, as VMs come and go.
 
 A VM that begins is told of all in its session, its siblings of the same fork included; the others when the last of
 those that come or go at once has come or gone, which is before whoever asked for it is answered.
@@ -10,16 +10,21 @@ import collections
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
 
+from copper.dns.options import options_of
 from copper.host.vm import Vm
 from copper.model.names import vm_name
+from copper.model.settings import Settings
 from copper.net.addresses import PREFIX, ipv4_of, prefix_for
 
 
 class Names:
     """Of one host's VMs that have a network."""
 
-    def __init__(self, vms: Callable[[], Iterable[Vm]]) -> None:
+    def __init__(self, vms: Callable[[], Iterable[Vm]], settings: Settings) -> None:
+        """Raises BadInput for settings that are none."""
         self._vms = vms
+        options = options_of(settings)
+        self._domain = options.domain if options.at is not None else ""
         self._networked: set[str] = set()
         self._changing: collections.Counter[str] = collections.Counter()
 
@@ -35,14 +40,17 @@ class Names:
                 del self._changing[cluster]
                 self.tell(cluster)
 
-    def for_session(self, vm: Vm, *, siblings: bool = False) -> tuple[str, int]:
-        """The lines for /etc/hosts and the bits of the network, for a VM that begins a session."""
+    def for_session(self, vm: Vm, *, siblings: bool = False) -> tuple[str, int, str]:
+        """The lines for /etc/hosts, the bits of the network, and the domain below which its resolver finds names.
+
+        For a VM that begins a session. Without a domain nobody answers names.
+        """
         if not vm.machine.has_network:
-            return vm.told
+            return *vm.told, ""
         self._networked.add(vm.identity.cluster)
         also = {vm.identity.vmid, *(vm.identity.vmids if siblings else ())}
         vm.told = self._lines(vm.identity.cluster, also)
-        return vm.told
+        return *vm.told, self._domain
 
     def before_link_up(self, vm: Vm) -> None:
         """Others learn of a wider network before one of its VMs speaks from outside of theirs."""

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from copper.dns.options import OFF
 from copper.host.cgroups import find_groups, instance_of
 from copper.host.console import remove_log
 from copper.host.hypervisor import Image, Listener, Room
@@ -53,7 +54,8 @@ class QemuHypervisor:
         settings.run_dir.chmod(0o700)
         self.store = ImageStore(settings)
         self.groups = find_groups(settings.run_dir)
-        self.networks = Networks(instance_of(settings.run_dir)[:6])
+        names = settings.dns_socket if settings.dns != OFF else None
+        self.networks = Networks(instance_of(settings.run_dir)[:6], names=names)
         self._lone_tap = _open_lone_tap()
         self._standbys = Standbys(settings, self._lone_tap)
         self._templates: dict[str, QemuImage] = {}

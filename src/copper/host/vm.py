@@ -125,13 +125,17 @@ class Vm:
         call: int | None,
         hosts: str = "",
         prefix: int = PREFIX,
+        domain: str = "",
         *,
         deadline_s: float,
     ) -> None:
-        """Opens a session with the guest: returns when its identity is its own. Raises TimedOut, CopperError."""
+        """Opens a session with the guest: returns when its identity is its own. Raises TimedOut, CopperError.
+
+        `domain`: below which it finds names; empty: it has no resolver of ours.
+        """
         identity = self.identity.model_dump()
         if self.machine.has_network:
-            net = place_of(self.identity.vmid, prefix)
+            net = place_of(self.identity.vmid, prefix, domain)
             identity |= {"machine_id": self.machine_id, "net": net}
         with trace.span("identity", line=self.name):
             await self.machine.guest.begin(identity, event, call, hosts=hosts, deadline=deadline_s)

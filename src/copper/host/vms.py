@@ -52,7 +52,7 @@ class Vms:
         self._frozen: dict[str, tuple[Image, str]] = {}
         self.lately_ended = LatelyEnded()
         self._refill = Refill(hypervisor, settings.standbys, self._starting, self.all)
-        self._names = Names(self.all)
+        self._names = Names(self.all, settings)
         self._telling: set[asyncio.Task[None]] = set()
         # more guests that wake together only wait for each other
         self._waking = asyncio.Semaphore(2 * hypervisor.room().cpus)

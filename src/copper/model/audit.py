@@ -11,7 +11,7 @@ from copper.model.machine import Record
 
 Thing = Literal[
     "vm", "process", "tap", "namespace", "overlay", "memory-file", "cgroup", "socket", "record",
-    "suspended", "ticket", "image", "lease", "exposure",
+    "suspended", "ticket", "image", "lease", "exposure", "resolver",
 ]  # fmt: skip
 
 
@@ -19,8 +19,8 @@ class Found(Record):
     """One thing on a host, and the VM or virtual cluster that it is for, as far as it says so itself.
 
     Every VM that the agent looks after has one process and a record. What the agent holds for no VM is `(standby)`'s,
-    `(template)`'s, `(frozen)`'s or `(agent)`'s. A namespace, and what is stored of a suspended virtual cluster, is that
-    virtual cluster's. An image's `name` is the stored image's.
+    `(template)`'s, `(frozen)`'s or `(agent)`'s. A namespace, the resolver in it, and what is stored of a
+    suspended virtual cluster, are that virtual cluster's. An image's `name` is the stored image's.
     """
 
     thing: Thing

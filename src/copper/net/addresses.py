@@ -51,9 +51,12 @@ def link_local_of(vmid: int) -> str:
     return str(ipaddress.IPv6Address(b"\xfe\x80" + bytes(6) + inner))
 
 
-def place_of(vmid: int, prefix: int) -> dict[str, str | int]:
-    """What a guest is told of its place on the network: `identity.net` (docs/reference/protocol.md)."""
-    return {
+def place_of(vmid: int, prefix: int, domain: str = "") -> dict[str, str | int]:
+    """What a guest is told of its place on the network: `identity.net` (docs/reference/protocol.md).
+
+    `domain`: below which names are answered at the gateway; empty: nobody answers them.
+    """
+    place: dict[str, str | int] = {
         "device": DEVICE,
         "mac": mac_of(vmid),
         "address": ipv4_of(vmid),
@@ -62,6 +65,7 @@ def place_of(vmid: int, prefix: int) -> dict[str, str | int]:
         "prefix6": PREFIX6,
         "gateway": GATEWAY,
     }
+    return place | {"resolver": GATEWAY, "search": domain} if domain else place
 
 
 def prefix_for(vmids: Iterable[int]) -> int:

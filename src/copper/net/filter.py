@@ -12,10 +12,11 @@ import subprocess
 from collections.abc import Callable, Sequence
 
 from copper.model.errors import CopperError
-from copper.net.addresses import ipv4_of, ipv6_of, link_local_of, mac_of
+from copper.net.addresses import GATEWAY, GATEWAY6, ipv4_of, ipv6_of, link_local_of, mac_of
 
 _TAP_NAME = re.compile(r"v(\d{1,8})")
 BURST = 1000  # frames to all, of one VM in a second: a flood of them would wake every other VM
+ASKS = 1000  # questions for names over UDP, of one VM in a second: one server answers all virtual clusters
 
 # The bridge answers for every VM that is on the wire (netlink.keep_quiet). A question that it cannot answer is for one
 # that is not there, and would wake all others: sixty clones that look for each other while they come up ask thousands.
@@ -29,12 +30,17 @@ table bridge copper {{
   set addresses6 {{ type ifname . ipv6_addr; }}
   set targets {{ typeof iifname . @th,64,128; }}
   set bursts {{ typeof iifname; size 2048; flags dynamic; timeout 10s; }}
+  set asks {{ typeof iifname; size 2048; flags dynamic; timeout 10s; }}
   chain from_vms {{
     type filter hook prerouting priority -300; policy drop;
     iifname . ether saddr != @macs drop
     ether daddr & 01:00:00:00:00:00 == 01:00:00:00:00:00 \\
       update @bursts {{ iifname limit rate over {BURST}/second burst {BURST} packets }} drop
     ip protocol igmp drop
+    ip daddr {GATEWAY} udp dport 53 \
+      update @asks {{ iifname limit rate over {ASKS}/second burst {ASKS} packets }} drop
+    ip6 daddr {GATEWAY6} udp dport 53 \
+      update @asks {{ iifname limit rate over {ASKS}/second burst {ASKS} packets }} drop
     ether type ip iifname . ip saddr @addresses accept
     ether type arp goto arps
     ether type ip6 goto ipv6s

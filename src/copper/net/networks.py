@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TypeVar
 
 from copper.model.errors import CopperError
@@ -15,6 +16,7 @@ from copper.model.networks import Exposure
 from copper.net import namespaces
 from copper.net.private import PrivateNetwork
 from copper.net.public import PublicSide
+from copper.net.resolvers import Pair, Resolvers, is_bound, open_pairs
 from copper.net.world import World
 from copper.wire import trace
 from copper.wire.undo import undo
@@ -29,12 +31,17 @@ class Networks:
     A namespace is there from the first VM's tap until the last VM has left, and found again by its name.
     """
 
-    def __init__(self, instance: str, outside: str = "") -> None:
-        """`instance` tells this Copper from others of the host. `outside`: a namespace that stands for the host."""
+    def __init__(self, instance: str, outside: str = "", names: Path | None = None) -> None:
+        """`instance` tells this Copper from others of the host. `outside`: a namespace that stands for the host.
+
+        `names`: where the server of names borrows sockets; without one, nobody answers names inside.
+        """
         self._prefix = f"copper-{instance}-"
         self._thread = ThreadPoolExecutor(1, "copper-net")
         self._open: dict[str, PrivateNetwork] = {}  # of the thread
         self._users: dict[str, set[int]] = {}
+        self._resolvers = Resolvers(names)
+        self._answered: set[str] = set()  # of the thread: where the sockets for names are open
         self._world = World(instance, self._network, outside)
         self._public = PublicSide(self._world, self._do)
 
@@ -45,10 +52,10 @@ class Networks:
     async def tap(self, cluster: str, vmid: int) -> int:
         """The descriptor of a tap for this VM, the caller's to close: what is sent to it is dropped until `link_up`.
 
-        The VM has the network from now on, until `leave`. Raises CopperError.
+        Names can be asked for in the network by then. The VM has it from now on, until `leave`. Raises CopperError.
         """
         self._users.setdefault(cluster, set()).add(vmid)
-        opening = asyncio.ensure_future(self._do(cluster, lambda: self._network(cluster).tap(vmid)))
+        opening = asyncio.ensure_future(self._open_tap(cluster, vmid))
         try:
             return await asyncio.shield(opening)
         except BaseException:
@@ -59,6 +66,16 @@ class Networks:
         with contextlib.suppress(CopperError):
             os.close(await opening)  # whoever wanted it has gone
         await self.leave(cluster, vmid)
+
+    async def _open_tap(self, cluster: str, vmid: int) -> int:
+        tap = await self._do(cluster, lambda: self._network(cluster).tap(vmid))
+        await self._answer(cluster)
+        return tap
+
+    async def _answer(self, cluster: str) -> None:
+        """Has names be answered in this network, if they are not yet. A VM lives without as well: an audit says so."""
+        if self._resolvers.answer and cluster not in self._answered:
+            self._resolvers.begin(cluster, await self._do(cluster, lambda: self._pairs(cluster)))
 
     async def link_up(self, cluster: str, vmid: int) -> None:
         """From now on this VM reaches the others and they it; again: no difference. Raises CopperError."""
@@ -87,10 +104,11 @@ class Networks:
         users.discard(vmid)
         if not users:
             self._users.pop(cluster, None)
+            self._resolvers.end(cluster)
             await self._do(cluster, lambda: self._remove(cluster))
 
     async def clear(self) -> None:
-        """Removes the namespaces that no VM has, and what is in force for no VM."""
+        """Removes the namespaces that no VM has, and what is in force for no VM; names are answered in the others."""
         try:
             await self._public.settle()
         except (
@@ -98,7 +116,8 @@ class Networks:
         ) as error:  # VMs are there all the same; an audit shows what is not in force
             log.error("the world does not reach VMs as it should: %s", error)
         for cluster in await self._do("", self._clusters):
-            await self.mend(cluster)
+            if not await self.mend(cluster):
+                await self._answer(cluster)
 
     def found(self) -> dict[str, list[int]]:
         """The virtual clusters that have a namespace, each with the vmids of its taps; not for the event loop."""
@@ -107,6 +126,18 @@ class Networks:
     def exposed(self) -> dict[str, dict[int, str]]:
         """What is in force for each VM, in one line, by virtual cluster; not for the event loop. Raises CopperError."""
         return self._thread.submit(lambda: self._world.found(self._clusters())).result()
+
+    def unanswered(self) -> dict[str, str]:
+        """By virtual cluster, why names are not answered in its network, or empty; not for the event loop."""
+        if not self._resolvers.answer:
+            return {}
+        return self._thread.submit(self._look_for_names).result()
+
+    async def mend_names(self, cluster: str) -> None:
+        """Has names be answered anew where they are not."""
+        if cluster in self._users and (await self._do("", self._look_for_names)).get(cluster):
+            self._answered.discard(cluster)
+            await self._answer(cluster)
 
     @property
     def device(self) -> str:
@@ -138,7 +169,8 @@ class Networks:
         return namespace.removeprefix(self._prefix) if namespace.startswith(self._prefix) else ""
 
     def close(self) -> None:
-        """Lets go of all; VMs have their network still."""
+        """Lets go of all; VMs have their network still. Names are answered again by the next one."""
+        self._resolvers.close()
         self._thread.submit(self._close).result()
         self._thread.shutdown()
 
@@ -149,7 +181,32 @@ class Networks:
             self._open[cluster] = PrivateNetwork.open(self.namespace_of(cluster))
         return self._open[cluster]
 
+    def _pairs(self, cluster: str) -> list[Pair]:
+        if cluster in self._answered:
+            return []
+        try:
+            namespaces.enter(self._network(cluster).name)
+            pairs = open_pairs()
+        except OSError as error:
+            log.error("names cannot be answered in the network of %s: %s", cluster, error.strerror)
+            return []
+        self._answered.add(cluster)
+        return pairs
+
+    def _look_for_names(self) -> dict[str, str]:
+        found = {}
+        for cluster in self._clusters():
+            if cluster in self._users:
+                with contextlib.suppress(OSError):
+                    namespaces.enter(self.namespace_of(cluster))
+                    missed = self._resolvers.is_missed(cluster)
+                    found[cluster] = "the server of names does not serve it" if missed else ""
+                    if not is_bound():
+                        found[cluster] = "names cannot be asked for in its network"
+        return found
+
     def _remove(self, cluster: str) -> None:
+        self._answered.discard(cluster)
         network = self._open.pop(cluster, None)
         if network is not None:
             network.close()

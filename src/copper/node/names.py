@@ -1,6 +1,6 @@
 """The server of names beside the controller: a process of its own, which is started anew when it ends.
 
-Its sockets are the node's: questions that come while it is started wait in them.
+Its sockets are the node's: questions that come while it is started wait in them, and so do hosts that lend it theirs.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ import asyncio
 import contextlib
 import logging
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
 
+from copper.dns.lend import lending_socket
 from copper.dns.options import Address, Sockets, bound, options_of
 from copper.model.errors import Conflict
 from copper.model.settings import Settings
@@ -38,7 +40,7 @@ class NameServer:
         self.process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
-        """Has it run from now on. A Copper whose address is taken runs without."""
+        """Has it run from now on. Where the address is taken, it answers inside virtual clusters alone."""
         if self._wanted is not None:
             begun = asyncio.Event()
             self._keeping = asyncio.create_task(self._keep(self._wanted, begun))
@@ -52,29 +54,42 @@ class NameServer:
 
     async def _keep(self, wanted: Address, begun: asyncio.Event) -> None:
         said = False
-        while True:
-            try:
-                with bound(wanted) as sockets:
-                    self.at, self.reason = sockets.at, ""
-                    begun.set()
-                    try:
-                        await self._keep_process(sockets)
-                    finally:
-                        self.at = None
-            except Conflict as error:
-                self.reason = error.message
-                if not said:
-                    log.warning("%s", error)
-                said = True
-            begun.set()
-            await asyncio.sleep(TAKEN_S)
+        with lending_socket(self._settings.dns_socket) as lending:
+            while True:
+                try:
+                    with bound(wanted) as sockets:
+                        self.at, self.reason = sockets.at, ""
+                        begun.set()
+                        try:
+                            await self._keep_process(lending, sockets)
+                        finally:
+                            self.at = None
+                except Conflict as error:
+                    self.reason = error.message
+                    if not said:
+                        log.warning("%s", error)
+                    said = True
+                begun.set()
+                await self._keep_inside(lending, wanted)
 
-    async def _keep_process(self, sockets: Sockets) -> None:
+    async def _keep_inside(self, lending: socket.socket, wanted: Address) -> None:
+        """Until the address that others have is free."""
+        keeping = asyncio.create_task(self._keep_process(lending, None))
+        try:
+            while True:
+                await asyncio.sleep(TAKEN_S)
+                with contextlib.suppress(Conflict), bound(wanted):
+                    return
+        finally:
+            keeping.cancel()
+            await asyncio.gather(keeping, return_exceptions=True)
+
+    async def _keep_process(self, lending: socket.socket, sockets: Sockets | None) -> None:
         loop = asyncio.get_running_loop()
         pause_s = AGAIN_S[0]
         while True:
             began = loop.time()
-            async with self._started(sockets) as process:
+            async with self._started(lending, sockets) as process:
                 status = await process.wait()
             if loop.time() - began > LIVED_S:
                 pause_s = AGAIN_S[0]
@@ -83,8 +98,11 @@ class NameServer:
             pause_s = min(2 * pause_s, AGAIN_S[1])
 
     @contextlib.asynccontextmanager
-    async def _started(self, sockets: Sockets) -> AsyncIterator[asyncio.subprocess.Process]:
-        fds = (sockets.udp.fileno(), sockets.tcp.fileno())
+    async def _started(
+        self, lending: socket.socket, sockets: Sockets | None
+    ) -> AsyncIterator[asyncio.subprocess.Process]:
+        pair = (sockets.udp.fileno(), sockets.tcp.fileno()) if sockets is not None else ()
+        fds = (lending.fileno(), *pair)
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "copper.dns", *map(str, fds)),
             stdin=subprocess.PIPE,  # its end is how it knows of this process's end
