@@ -10,7 +10,6 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 enum { OWN_MOST = 3, ROUNDS = 64, NAME_MOST = 253 };
@@ -183,15 +182,22 @@ int network_join(const json_t *net)
 	return error;
 }
 
+/* A link is another program's, which writes what it leads to; unless that is beside our own files. */
+static bool is_anothers(const char *path)
+{
+	char to[256];
+	ssize_t length = readlink(path, to, sizeof to);
+	size_t own = strlen(options.run_dir);
+	return length >= 0 && !((size_t)length > own && !strncmp(to, options.run_dir, own) && to[own] == '/');
+}
+
 int network_resolver(const json_t *net)
 {
-	struct stat status;
 	struct in6_addr address;
 	char text[352];
 	const char *resolver = json_text(net, "resolver"), *search = json_text(net, "search");
 	const char *path = "/etc/resolv.conf";
-	/* a link is another program's, which writes what it leads to */
-	if (!resolver || (!lstat(path, &status) && S_ISLNK(status.st_mode)))
+	if (!resolver || is_anothers(path))
 		return 0;
 	if (inet_pton(AF_INET, resolver, &address) != 1 && inet_pton(AF_INET6, resolver, &address) != 1)
 		return EINVAL;

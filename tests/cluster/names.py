@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -86,6 +87,21 @@ def named_copper(**settings: str) -> Iterator[NamedCopper]:
 
 def servers_of(folder: Path) -> list[int]:
     """The servers of names that belong to the Copper in this folder."""
+    return servers_in(folder / "run")
+
+
+def ended(pid: int) -> None:
+    """Waits for the end of a process that is not this one's child."""
+    try:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    with os.fdopen(process):
+        assert select.select([process], [], [], WAIT_S)[0]
+
+
+def servers_in(run_dir: Path) -> list[int]:
+    """The servers of names that belong to the Copper of this run directory."""
     found = []
     for entry in Path("/proc").iterdir():
         try:
@@ -93,7 +109,9 @@ def servers_of(folder: Path) -> list[int]:
             environment = (entry / "environ").read_bytes()
         except OSError:
             continue
-        if b"copper.dns" in command and f"COPPER_RUN_DIR={folder}/run".encode() in environment:
+        if b"copper.dns" in command and f"COPPER_RUN_DIR={run_dir}".encode() in environment.split(
+            b"\0"
+        ):
             found.append(int(entry.name))
     return found
 

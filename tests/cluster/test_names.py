@@ -26,6 +26,7 @@ from tests.cluster.names import (
     NamedCopper,
     ask,
     dig,
+    ended,
     free_port,
     named_copper,
     servers_of,
@@ -51,16 +52,6 @@ def await_names(port: int, name: str, wanted: list[str]) -> None:
     while (found := texts(ask(port, name))) != wanted:
         assert time.monotonic() < deadline, (name, found, wanted)
         select.select([], [], [], 0.02)
-
-
-def ended(pid: int) -> None:
-    """Waits for the end of a process that is not this one's child."""
-    try:
-        process = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    with os.fdopen(process):
-        assert select.select([process], [], [], 60)[0]
 
 
 def fork(copper: NamedCopper, cluster: str, clones: int) -> None:
@@ -240,6 +231,10 @@ async def test_outside_names_are_for_virtual_clusters_that_may_go_there() -> Non
                             assert answer.rcode() == dns.rcode.REFUSED
                         else:
                             assert texts(answer) == public(other, "far")
+                    if egress == "none":
+                        await asyncio.to_thread(copper.run, "gc-vc", "egress", cluster, "open")
+                        wanted = public(other, "far")
+                        await asyncio.to_thread(await_names, mine.at.port, "far.clusters", wanted)
 
 
 @pytest.mark.parametrize(

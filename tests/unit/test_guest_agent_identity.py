@@ -354,6 +354,16 @@ async def test_a_resolver_that_another_program_sets_stays(cabled: Cabled) -> Non
     assert not Path("/run/resolve/stub.conf").exists()
 
 
+async def test_a_resolver_beside_the_agents_own_files_is_written_there(cabled: Cabled) -> None:
+    own = cabled.guest.folder / "run/resolv.conf"
+    own.write_text("")
+    (cabled.folder / "etc/resolv.conf").symlink_to(own)
+    port = await cabled.guest.port()
+    await port.begin(IDENTITY, "boot", deadline=DEADLINE)
+    assert own.read_text() == "nameserver 10.0.0.254\nsearch clusters\n"
+    assert (cabled.folder / "etc/resolv.conf").is_symlink()
+
+
 # /etc/hosts
 
 LOCALHOST = "127.0.0.1 localhost\n"
