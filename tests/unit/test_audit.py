@@ -86,6 +86,7 @@ class World:
             self.there[one.host][one.name] = one.state
             self.add_things(one)
             self.add_once(one.host, "namespace", one.cluster)
+            self.add_once(one.host, "resolver", one.cluster)
         elif one.state == "suspended":
             self.add_things(one, OF_A_SUSPENDED)
             self.add_once(one.host, "suspended", one.cluster)
@@ -292,6 +293,18 @@ def namespace_of_a_cluster_without_vms(world: World, data: st.DataObject) -> Nam
     return "namespace", "space", host, True
 
 
+def nobody_answers_names(world: World, data: st.DataObject) -> Named:
+    name = pick(data, world.of("running", "paused"))
+    of, host = world.vms[name].cluster, world.vms[name].host
+    world.found[host] = [
+        one.model_copy(update={"name": of, "detail": "nobody is there"})
+        if (one.thing, one.vm) == ("resolver", of)
+        else one
+        for one in world.found[host]
+    ]
+    return "resolver", of, host, True
+
+
 def tap_of_a_suspended_vm(world: World, data: st.DataObject) -> Named:
     name = pick(data, world.of("suspended"))
     world.found[world.vms[name].host].append(Found(thing="tap", name="left", vm=name))
@@ -403,7 +416,7 @@ BREAKS: list[Break] = [
     vm_vanished, vm_vanished_but_its_process, start_never_ended, row_vanished, vm_of_the_future,
     vm_of_an_unknown_cluster, vm_twice, vm_elsewhere, vm_not_paused, dead_vm_runs,
     suspended_vm_runs, never_ended, host_is_silent, left_by_the_future,
-    namespace_of_a_cluster_without_vms, tap_of_a_suspended_vm, overlay_where_the_vm_was,
+    nobody_answers_names, namespace_of_a_cluster_without_vms, tap_of_a_suspended_vm, overlay_where_the_vm_was,
     two_processes, not_stored, stored_for_nobody, stored_and_running, places_do_not_add_up,
     used_for_nobody, ticket_vanished, ticket_of_no_cluster, granted_but_used,
     more_processors_than_there_are, more_memory_than_there_is, image_vanished,

@@ -64,6 +64,9 @@ def test_a_cloud_image_is_imported_booted_and_forked(
         assert copper.sh(clone, "cat /root/before; ls /etc/gridcentric") == (
             "written\npost-clone-on-clone.d\npost-clone-on-master.d\npost-clone.d\npre-clone.d\n"
         )
+    resolver = "nameserver 10.0.0.254\nsearch clusters\n"
+    assert {copper.sh(vm, "cat /etc/resolv.conf") for vm in (master, *clones)} == {resolver}
+    copper.sh(clones[0], "until nslookup x-3.clusters >/dev/null; do sleep 0.1; done")
     assert copper.sh(clones[0], "cat /sys/block/vda/size").strip() == str((128 << 20) // 512)
     second = copper.clone(clones[0], 1)
     assert own_names(copper, second) == second
@@ -138,6 +141,12 @@ def test_debians_cloud_image_is_imported_booted_and_forked(copper: Copper) -> No
     assert (
         copper.sh(clones[0], "ping -c 3 -W 10 10.0.0.1 >/dev/null && echo reached") == "reached\n"
     )
+    # its resolver's link has gone, and with it the program that would have answered at 127.0.0.53
+    assert (
+        copper.sh(clones[0], "cat /etc/resolv.conf") == "nameserver 10.0.0.254\nsearch clusters\n"
+    )
+    copper.sh(clones[0], "until getent -s hosts:dns hosts x-3.clusters; do sleep 0.1; done")
+    assert copper.sh(clones[0], "getent hosts x-2.clusters").split()[1] == "x-2.clusters"
     assert "net.ifnames=0" in copper.sh(clones[0], "cat /proc/cmdline")
     assert copper.sh(clones[0], "ls /sys/class/net").split() == ["eth0", "lo"]
     assert copper.sh(clones[0], "cat /run/cloud-init/status.json 2>/dev/null; true") == ""
