@@ -4,12 +4,17 @@
  *                         of guest memory is told from all others. It stays empty: memory is anonymous, then layers.
  *   COPPER_LAYERS_LISTEN  a listening SOCK_SEQPACKET socket for layers.h's requests
  *   COPPER_LAYERS_TAP     the tap that its network card is on; not there for a QEMU without one
+ *   COPPER_LAYERS_COPIES  there: this QEMU may be copied (seed.c)
  */
 #include "layers.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/audit.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <pthread.h>
+#include <setjmp.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,7 +30,9 @@
 unsigned char *ram;
 size_t ram_bytes;
 
-static int ram_fd = -1, listen_fd = -1, tap_fd = -1;
+int connected = -1, tap = -1; /* whom the control thread serves; the tap that the network card is on */
+static jmp_buf beginning;     /* of the control thread */
+static int ram_fd = -1, listen_fd = -1;
 static int kept[4096]; /* layers in use, lowest first: a host agent that restarts finds them in /proc/PID/fd */
 static size_t kept_count;
 
@@ -114,7 +121,7 @@ static int lay(const int *fds, size_t count, uint32_t flags) {
 /* A QEMU that waits is on a tap that leads nowhere: which network it will be on is known when it becomes a VM. Its number
  * stays, so that QEMU, whose loop looks at numbers anew each time, goes on with the other one. */
 static int take_tap(int fd) {
-    return dup3(fd, tap_fd, O_CLOEXEC) < 0 ? errno : 0;
+    return dup3(fd, tap, O_CLOEXEC) < 0 ? errno : 0;
 }
 
 static void count_own(struct reply *reply) {
@@ -136,7 +143,7 @@ static void count_mappings(struct reply *reply) {
     if (maps) fclose(maps);
 }
 
-static int serve_one(const struct request *request, const unsigned char *payload, const int *fds, size_t fd_count,
+static int serve_one(const struct request *request, const unsigned char *payload, int *fds, size_t fd_count,
                      struct reply *reply) {
     int error;
     if (!ram) return EAGAIN;
@@ -158,12 +165,14 @@ static int serve_one(const struct request *request, const unsigned char *payload
         count_own(reply);
         if (request->flags & FLAG_MAPPINGS) count_mappings(reply);
         return 0;
-    case VERB_TAP: return fd_count == 1 && tap_fd >= 0 ? take_tap(fds[0]) : EINVAL;
+    case VERB_TAP: return fd_count == 1 && tap >= 0 ? take_tap(fds[0]) : EINVAL;
+    case VERB_SEED:
+        return fd_count == 1 && request->payload == UNIT_BYTES ? seed_make(fds[0], payload, reply) : EINVAL;
     default: return EINVAL;
     }
 }
 
-static void serve(int connection) {
+void serve(int connection, answer *how) {
     static _Alignas(8) unsigned char message[sizeof(struct request) + MOST_PAYLOAD];
     union {
         struct cmsghdr header;
@@ -189,7 +198,7 @@ static void serve(int connection) {
         } else {
             memcpy(&request, message, sizeof request);
             if (request.payload != (size_t)got - sizeof request) reply.error = EINVAL;
-            else reply.error = serve_one(&request, message + sizeof request, fds, fd_count, &reply);
+            else reply.error = how(&request, message + sizeof request, fds, fd_count, &reply);
         }
         for (size_t i = 0; i < fd_count; i++) close(fds[i]);
         if (send(connection, &reply, sizeof reply, MSG_NOSIGNAL) != (ssize_t)sizeof reply) return;
@@ -198,13 +207,38 @@ static void serve(int connection) {
 
 static void *control_thread(void *unused) {
     (void)unused;
+    _setjmp(beginning); /* a copy of this process begins here, and is connected */
     for (;;) {
-        int connection = accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC);
-        if (connection < 0 && (errno == EINTR || errno == ECONNABORTED)) continue;
-        if (connection < 0) return NULL;
-        serve(connection); /* one host agent at a time; the next one waits in the backlog */
-        close(connection);
+        if (connected < 0) connected = accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC);
+        if (connected < 0 && (errno == EINTR || errno == ECONNABORTED)) continue;
+        if (connected < 0) break;
+        serve(connected, serve_one); /* one host agent at a time; the next one waits in the backlog */
+        close(connected);
+        connected = -1;
         save_abort();
+    }
+    while (pause() < 0) continue; /* it is the first thread of a copy, and a process without that one looks ended */
+    return NULL;
+}
+
+void begin_again(void) { _longjmp(beginning, 1); }
+
+/* A QEMU that may copy itself is one that its own sandbox lets start processes: no other program, all the same. */
+static void forbid_programs(void) {
+    struct sock_filter rules[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, arch)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, AUDIT_ARCH_X86_64, 1, 0),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_execve, 1, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_execveat, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {sizeof rules / sizeof *rules, rules};
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program)) {
+        perror("copper: no programs can be forbidden");
+        _exit(1);
     }
 }
 
@@ -216,13 +250,19 @@ static int inherited(const char *name) {
     return fd;
 }
 
-__attribute__((constructor)) static void start(void) {
+__attribute__((constructor)) static void start(int argc, char **argv) {
     pthread_t thread;
     sigset_t all, before;
     ram_fd = inherited("COPPER_LAYERS_RAM");
     listen_fd = inherited("COPPER_LAYERS_LISTEN");
-    tap_fd = inherited("COPPER_LAYERS_TAP");
+    tap = inherited("COPPER_LAYERS_TAP");
     unsetenv("LD_PRELOAD");
+    if (getenv("COPPER_LAYERS_COPIES")) {
+        unsetenv("COPPER_LAYERS_COPIES");
+        seed_prepare(argc, argv);
+        forbid_programs();
+    }
+    park_prepare();
     if (ram_fd < 0 || listen_fd < 0) return;
     /* a huge page for every written byte would make clones heavy: guest memory, translated code and heap alike */
     prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0);

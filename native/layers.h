@@ -10,11 +10,13 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #define LAYER_MAGIC "COPPERL1"
 #define LAYER_VERSION 1u
 #define PAGE 4096u
 #define MOST_FDS 64u
+#define UNIT_BYTES 12u /* the name of a unit, by which its process is found: hexadecimal digits */
 #define MOST_PAYLOAD (192u * 1024u)
 
 struct layer_header {
@@ -40,6 +42,13 @@ enum verb {
     VERB_ABORT = 4,   /* forget a PRECOPY */
     VERB_STAT = 5,    /* own pages, layers; mappings */
     VERB_TAP = 6,     /* descriptor: the tap that this QEMU's card is on from now on */
+    VERB_SEED = 7,    /* descriptor: a connection; payload: a unit's name; with the VM stopped: a copy that waits for FORK */
+    VERB_FORK = 8,    /* to a seed; descriptors by enum role; payload: the new unit's name; a copy of the VM, stopped */
+};
+
+/* What a copy of a QEMU must have of its own, in the order of FORK's descriptors. */
+enum role {
+    QMP_LISTENS, QMP, PORT_LISTENS, PORT, CONSOLE_LISTENS, CONSOLE, LAYERS_LISTENS, LAYERS, STDERR, TAP, ROLES
 };
 
 #define FLAG_RESET 1u      /* LAY: guest memory is nothing but these layers */
@@ -57,7 +66,8 @@ struct request {
 struct reply {
     int32_t error; /* 0 or an errno */
     uint32_t step; /* where it failed, for the message */
-    uint64_t pages, extents, scan_ns, copy_ns, map_ns, mappings, tracked;
+    uint64_t pages; /* SEED, FORK: the copy's process id */
+    uint64_t extents, scan_ns, copy_ns, map_ns, mappings, tracked;
 };
 
 struct run { /* pages [first, first + count) of guest memory, at page `slot` of a layer file */
@@ -81,13 +91,29 @@ int scan_own_pages(struct runs *own, bool changed_only);
 int track_changes(void);   /* 0: from now on scan_own_pages(.., true) gives what is written after this */
 void stop_tracking(void);
 bool tracking(void);
+void forget_process(void); /* in a copy: what was opened is about the process that it was copied from */
 
 /* save.c */
 int save_precopy(int fd, const struct extent *wanted, size_t count, struct reply *reply);
 int save_finish(int fd, uint32_t flags, uint64_t most_pages, struct reply *reply);
 void save_abort(void);
 
+/* park.c */
+void park_prepare(void);
+int park_threads(void);  /* all but the caller stand still, each in a handler of its own; errno */
+void unpark_threads(void);
+pid_t copy_process(void);   /* fork(2), but without what it does to the threads that are not there any more */
+int revive_threads(void);  /* in a copy: the parked threads are there again, and go on */
+
+/* seed.c */
+void seed_prepare(int argc, char **argv);
+int seed_make(int connection, const unsigned char *unit, struct reply *reply); /* does not return in the seed until its connection ends */
+
 /* layers.c */
+typedef int answer(const struct request *, const unsigned char *payload, int *fds, size_t fd_count, struct reply *);
+void serve(int connection, answer *how);
+_Noreturn void begin_again(void); /* in a copy: the control thread serves `connected` */
+extern int connected, tap;
 int layer_map(const struct extent *extents, size_t count, int fd);
 uint64_t now_ns(void);
 

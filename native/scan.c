@@ -121,6 +121,12 @@ int scan_own_pages(struct runs *own, bool changed_only) {
     return scan_by_reading(own);
 }
 
+void forget_process(void) {
+    if (pagemap >= 0) close(pagemap);
+    pagemap = -1;
+    stop_tracking();
+}
+
 bool tracking(void) { return uffd >= 0; }
 
 void stop_tracking(void) {

@@ -11,7 +11,7 @@ import pytest
 
 from copper.bench.place import keep_folder, run_folders
 from copper.model.settings import from_environment
-from copper.vmm.process import Alive
+from copper.vmm.alive import Alive
 
 
 def test_a_runs_folders_go_however_it_ends(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from copper.cli.node.checks import Finding, examine
 from copper.model.errors import NotFound
 from copper.model.settings import Settings
-from copper.vmm.process import Alive
+from copper.vmm.alive import Alive
 
 Copper = Callable[..., tuple[int, str, str]]
 

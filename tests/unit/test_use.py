@@ -14,7 +14,7 @@ import pytest
 from copper.host.hypervisor import Used
 from copper.host.use import KEEP_ENDED_S, LatelyEnded, used_by
 from copper.model.api import VmUse
-from copper.vmm.process import own_bytes
+from copper.vmm.alive import own_bytes
 
 MIB = 1 << 20
 

@@ -31,7 +31,7 @@ from copper.image.build.progress import Progress
 from copper.image.store import ImageStore, Manifest
 from copper.model.errors import Conflict, CopperError, Damaged, Foreign, NotFound, TimedOut
 from copper.model.settings import Settings
-from copper.vmm.process import Alive, strays
+from copper.vmm.alive import Alive, strays
 
 START_S = 60.0
 END_S = 30.0

@@ -307,7 +307,7 @@ class FakeMachine:
         place.set_running(self._process, was_running and run_on)
         ms = place.delays.freeze_s * 1000
         pages = size // PAGE
-        return image, Pause(ms, 0, 0, 0, ms, 0, pages, size, 0, len(image.layers))
+        return image, Pause(ms, 0, 0, 0, ms, 0, 0, pages, size, 0, len(image.layers))
 
     def limit(self, limits: VmLimits) -> None:
         process = self._process

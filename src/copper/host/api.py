@@ -84,6 +84,7 @@ def routes(agent: HostAgent, others: Sequence[HostAgent] = ()) -> APIRouter:
             "devices": pause.devices_ms,
             "disk": pause.disk_ms,
             "memory": pause.memory_ms,
+            "seed": pause.seed_ms,
             "cont": pause.cont_ms,
         }
         return Frozen(

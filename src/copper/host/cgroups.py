@@ -48,6 +48,7 @@ class _Group:
     pid: int
     folders: tuple[Path, ...]
     kernel_bytes: int
+    is_copy: bool = False  # most of what its process has is also another's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +153,7 @@ class Groups:
                 advice="run Copper where it may write cgroups",
             )
 
-    def put(self, vm: str, pid: int, shape: Shape) -> None:
+    def put(self, vm: str, pid: int, shape: Shape, *, is_copy: bool = False) -> None:
         """Moves a process and its threads into the group of this VM, weighed by its processors.
 
         Blocks for up to 20 ms while the kernel does it. A host that cannot goes on without, and says so.
@@ -160,7 +161,7 @@ class Groups:
         if self._layout is None:
             return
         folders = tuple(root / self._below / vm for root in self._layout.roots())
-        self._groups[vm] = _Group(pid, folders, _kernel_bytes(shape))
+        self._groups[vm] = _Group(pid, folders, _kernel_bytes(shape), is_copy)
         try:
             with self._turn:
                 self._open(self._layout)
@@ -176,17 +177,45 @@ class Groups:
             if error.errno != errno.ESRCH:  # it has just ended: its watcher says so
                 log.warning("VM %s has no cgroup: %s: %s", vm, error.filename, error.strerror)
 
-    def find(self, vm: str, pid: int, shape: Shape) -> None:
+    def put_back(self, pid: int) -> None:
+        """Moves the copy of a VM's process that is no VM out of that VM's group, to where the agent is. Blocks."""
+        if self._layout is None:
+            return
+        own = _groups_in(self._proc / "self" / "cgroup")
+        folders = (self._layout.mounts[name] / own.get(name, "") for name in ("cpu", "memory"))
+        for folder in dict.fromkeys(folders):
+            try:
+                _write(folder / "cgroup.procs", str(pid))
+            except OSError as error:
+                if error.errno != errno.ESRCH:
+                    log.warning("process %d stays in a VM's cgroup: %s", pid, error.strerror)
+
+    def charged(self, vm: str) -> int | None:
+        """Anonymous memory that this VM's group was charged for, swapped out or not; None: it has no group."""
+        group = self._groups.get(vm)
+        fields = read_fields(group.folders[-1] / "memory.stat") if group is not None else {}
+        if self._layout is None or not fields:
+            return None
+        if self._version == 1:
+            return fields.get("rss", 0) + fields.get("swap", 0)
+        assert group is not None
+        with contextlib.suppress(OSError, ValueError):
+            fields["swap"] = int((group.folders[-1] / "memory.swap.current").read_text())
+        return fields.get("anon", 0) + fields.get("swap", 0)
+
+    def find(self, vm: str, pid: int, shape: Shape, *, is_copy: bool = False) -> None:
         """The group of a VM of an earlier agent, which may lie elsewhere; a VM without one gets one."""
         if self._layout is None:
             return
         found = _groups_in(self._proc / str(pid) / "cgroup")
         ours = str(self._below / vm)
         if not all(found.get(name, "").endswith(ours) for name in CONTROLLERS):
-            self.put(vm, pid, shape)
+            self.put(vm, pid, shape, is_copy=is_copy)
             return
-        folders = (self._layout.mounts[name] / found[name] for name in ("cpu", "memory"))
-        self._groups[vm] = _Group(pid, tuple(dict.fromkeys(folders)), _kernel_bytes(shape))
+        folders = tuple(
+            dict.fromkeys(self._layout.mounts[name] / found[name] for name in ("cpu", "memory"))
+        )
+        self._groups[vm] = _Group(pid, folders, _kernel_bytes(shape), is_copy)
 
     def hold(self, vm: str, limits: VmLimits, *, again: bool = False) -> None:
         """Writes a VM's limits, as they are now; None is no limit. Raises Refused, nothing changed.
@@ -208,7 +237,8 @@ class Groups:
         """Bytes to be written for a limit of `own_bytes`. Raises Refused below what it has."""
         if own_bytes is None:
             return None
-        now = self._proc_bytes(group.pid)
+        copied = self.charged(vm) if group.is_copy else None
+        now = self._proc_bytes(group.pid) if copied is None else copied
         if own_bytes < now and not again:
             raise Refused(
                 f"VM {vm} has {now >> 20} MiB of its own already, a limit of {own_bytes >> 20}"

@@ -25,7 +25,7 @@ from copper.model.names import vm_name
 from copper.model.settings import Settings
 from copper.net.filter import tap_name, vmid_of
 from copper.net.networks import Networks
-from copper.vmm.process import Alive
+from copper.vmm.alive import Alive
 
 UNIT = re.compile(r"[0-9a-f]{12}")
 _LAYER = re.compile(r"/memfd:copper-layer-(\S+)")

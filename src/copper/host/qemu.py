@@ -8,7 +8,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 
 from copper.dns.options import OFF
@@ -26,7 +26,7 @@ from copper.image.machine import Machine as QemuVm
 from copper.image.machine import layers_of
 from copper.image.store import ImageStore
 from copper.image.suspended import SuspendedStore, SuspendedVm
-from copper.image.thaw import check_needs, thaw
+from copper.image.thaw import check_needs, fork, thaw
 from copper.model.api import ImageInfo
 from copper.model.audit import Found
 from copper.model.errors import CopperError, NoRoom, NotFound, Refused
@@ -34,8 +34,9 @@ from copper.model.machine import Identity, Needs, Shape
 from copper.model.settings import Settings
 from copper.net.networks import Networks
 from copper.net.private import open_lone_tap
+from copper.vmm.alive import strays
 from copper.vmm.capabilities import Verdict, accelerator_verdict, needs_of, probe_qemu
-from copper.vmm.process import STARTING, QemuProcess, strays
+from copper.vmm.process import STARTING, QemuProcess
 from copper.wire import trace
 from copper.wire.undo import undo
 
@@ -63,6 +64,9 @@ class QemuHypervisor:
         self._machines: set[QemuMachine] = set()
         self._thawing: dict[str, str] = {}
         self._storing: set[str] = set()
+        self._tasks: set[asyncio.Task[None]] = (
+            set()
+        )  # what seeds have begun; they end with their images
         self._loading = asyncio.Lock()
         self._suspended = SuspendedStore(settings)
         self._place = Place(settings, self.groups, self._suspended, self.networks)
@@ -95,34 +99,7 @@ class QemuHypervisor:
         )
 
     def images(self) -> list[ImageInfo]:
-        return [self._info(name) for name in self.store.names()]
-
-    def _info(self, name: str) -> ImageInfo:
-        try:
-            manifest = self.store.manifest(name)
-        except CopperError:
-            return ImageInfo(
-                name=name,
-                recipe="(damaged)",
-                created=0,
-                memory_mib=0,
-                cpus=0,
-                disk_bytes=0,
-                stored_bytes=self.store.stored_bytes(name),
-                accelerator="",
-                users=[],
-            )
-        return ImageInfo(
-            name=name,
-            recipe=manifest.recipe,
-            created=manifest.created,
-            memory_mib=manifest.shape.memory_mib,
-            cpus=manifest.shape.cpus,
-            disk_bytes=manifest.shape.disk_bytes,
-            stored_bytes=self.store.stored_bytes(name),
-            accelerator=manifest.needs.accelerator,
-            users=[],
-        )
+        return [self.store.info(name) for name in self.store.names()]
 
     async def template(self, name: str) -> QemuImage:
         async with self._loading:
@@ -161,50 +138,71 @@ class QemuHypervisor:
 
     async def thaw(self, image: Image, identity: Identity, listener: Listener) -> QemuMachine:
         assert isinstance(image, QemuImage)
-        with trace.span("standby"):
-            process = await self._standbys.take(image.shape, image.needs)
         machine: QemuVm | None = None
-        tap = -1
-        self._thawing[process.unit] = identity.name
-        # a kernel that was not asked for long takes 20 ms for it: as long as a thaw
-        grouping = asyncio.create_task(
-            asyncio.to_thread(self.groups.put, identity.name, process.pid, image.shape)
-        )
+        with trace.span("tap"):
+            tap = await self.networks.tap(identity.cluster, identity.vmid)
         try:
-            try:
-                with trace.span("tap"):
-                    tap = await self.networks.tap(identity.cluster, identity.vmid)
-                with trace.span("state", unit=process.unit):
-                    machine = await thaw(image, process, self.settings, tap)
-            finally:
-                await undo(_ended(grouping))
+            machine = await self._make(image, identity.name, tap)
             # connected before the processors run: a guest's port reads as closed otherwise
             self.settings.vms_dir.mkdir(parents=True, exist_ok=True)
             remove_log(self._log(identity.name))
             return self._connect(identity, machine, listener)
         except BaseException:
             lent, tap = tap, -1
-            await undo(self._take_back(identity, process, machine, lent))
+            await undo(self._take_back(identity, machine, lent))
             raise
         finally:
             if tap >= 0:
                 os.close(tap)  # QEMU has it: it goes with QEMU
-            del self._thawing[process.unit]
+            for unit in [unit for unit, of in self._thawing.items() if of == identity.name]:
+                del self._thawing[unit]
 
-    async def _take_back(
-        self, identity: Identity, process: QemuProcess, machine: QemuVm | None, tap: int
-    ) -> None:
-        """All that a thaw that failed has made; `tap` is its descriptor, -1 without one."""
+    async def _take_back(self, identity: Identity, machine: QemuVm | None, tap: int) -> None:
+        """All that a thaw that failed has made; `tap` is its descriptor."""
         if machine is not None:
             await machine.end()
             self._remove_disks(machine.disks)
-        else:
-            await process.end()
         await self.groups.remove(identity.name)
         remove_log(self._log(identity.name))
-        if tap >= 0:
-            os.close(tap)
-            await self.networks.leave(identity.cluster, identity.vmid)
+        os.close(tap)
+        await self.networks.leave(identity.cluster, identity.vmid)
+
+    async def _make(self, image: QemuImage, name: str, tap: int) -> QemuVm:
+        """The VM, in its group and not yet running. Raises CopperError; nothing is left then but its group."""
+        if image.seed is not None:
+            try:
+                return await self._fork(image, name, tap)
+            except NoRoom:
+                raise
+            except CopperError as error:
+                log.warning("a seed forks no more, its state is loaded instead: %s", error)
+                image.let_go_of_seed()
+        with trace.span("standby"):
+            process = await self._standbys.take(image.shape, image.needs)
+        grouping = self._put_into_group(process, name)
+        try:
+            with trace.span("state", unit=process.unit):
+                return await thaw(image, process, self.settings, tap)
+        except BaseException:
+            await undo(process.end())
+            raise
+        finally:
+            await undo(_ended(grouping))
+
+    async def _fork(self, image: QemuImage, name: str, tap: int) -> QemuVm:
+        async def born(process: QemuProcess) -> None:
+            await undo(_ended(self._put_into_group(process, name)))
+
+        with trace.span("fork"):
+            return await fork(image, self.settings, tap, born)
+
+    def _put_into_group(self, process: QemuProcess, name: str) -> asyncio.Task[None]:
+        """A kernel that was not asked for long takes 20 ms for it: as long as a thaw."""
+        self._thawing[process.unit] = name
+        put = self.groups.put
+        return asyncio.create_task(
+            asyncio.to_thread(put, name, process.pid, process.shape, is_copy=process.is_copy)
+        )
 
     def _connect(self, identity: Identity, machine: QemuVm, listener: Listener) -> QemuMachine:
         made = QemuMachine(
@@ -274,7 +272,7 @@ class QemuHypervisor:
         except NotFound:
             remove_log(self._log(name))
             raise
-        self.groups.find(name, process.pid, process.shape)
+        self.groups.find(name, process.pid, process.shape, is_copy=process.is_copy)
         self.networks.adopt(record.identity.cluster, record.identity.vmid, record.exposure)
         made = self._connect(record.identity, machine, listener)
         made.limit(record.limits, again=True)
@@ -317,6 +315,8 @@ class QemuHypervisor:
         disks: dict[Path, str] = {}
         layers: dict[str, str] = {}
         for image in self._frozen.values():
+            if image.seed is not None:
+                units[image.seed.unit] = "(seed)"
             disks |= dict.fromkeys(image.disks, "(frozen)")
             layers |= dict.fromkeys((layer.id for layer in image.layers), "(frozen)")
         for image in self._templates.values():
@@ -353,6 +353,8 @@ class QemuHypervisor:
             image.close()
         self._frozen.clear()
         self._templates.clear()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
         self.networks.close()
         os.close(self._lone_tap)
         with contextlib.suppress(OSError):
@@ -363,6 +365,13 @@ class QemuHypervisor:
     def _hold(self, image: QemuImage) -> None:
         """A frozen image: nobody deletes its disks until `discard`."""
         self._frozen[image.id] = image
+        if image.seed is not None:
+            self._later(asyncio.to_thread(self.groups.put_back, image.seed.pid))
+            self._later(image.seed.gone())
+
+    def _later(self, what: Coroutine[None, None, None]) -> None:
+        self._tasks.add(task := asyncio.create_task(what))
+        task.add_done_callback(self._tasks.discard)
 
     def _let_go(self, machine: QemuMachine, ended: bool) -> None:
         self._machines.discard(machine)

@@ -22,6 +22,7 @@ from copper.model.machine import Identity, Needs, Shape
 from copper.model.networks import Exposure
 from copper.model.settings import Settings
 from copper.net.networks import Networks
+from copper.vmm.alive import shared_out_bytes
 
 
 class QemuMachine:
@@ -104,7 +105,14 @@ class QemuMachine:
         return read_log(self._log)
 
     def own_bytes(self) -> int:
-        return self._process.own_bytes()
+        return self._own_bytes(self._process.own_bytes())
+
+    def _own_bytes(self, anonymous: int) -> int:
+        """Of its process's anonymous memory what is its own: a copy has most of it in common with others."""
+        if not self._process.is_copy:
+            return anonymous
+        charged = self._groups.charged(self.name)
+        return min(anonymous, shared_out_bytes(self.pid) if charged is None else charged)
 
     async def link_up(self) -> None:
         await self._networks.link_up(self._identity.cluster, self._identity.vmid)
@@ -115,7 +123,10 @@ class QemuMachine:
     def used(self) -> Used:
         # not after its end: the number may be another process's
         now = None if self._process.ended.is_set() else used_by(self.pid)
-        self._used = now or dataclasses.replace(self._used, own_bytes=0)
+        if now is None:
+            self._used = dataclasses.replace(self._used, own_bytes=0)
+        else:
+            self._used = dataclasses.replace(now, own_bytes=self._own_bytes(now.own_bytes))
         return self._used
 
     def _exited(self) -> None:
@@ -135,7 +146,11 @@ class QemuMachine:
         try:
             with self._groups.lifted(self.name, self._limits):
                 image, pause = await freeze(
-                    self._machine, self._settings, quiesce=self.guest.quiesce, run_on=run_on
+                    self._machine,
+                    self._settings,
+                    quiesce=self.guest.quiesce,
+                    run_on=run_on,
+                    fork=run_on and self.needs.accelerator == "tcg",
                 )
         finally:
             self.guest.resume()

@@ -15,7 +15,7 @@ from pathlib import Path
 from copper.host.hypervisor import Machine, Used
 from copper.model.api import VmUse
 from copper.model.machine import Identity
-from copper.vmm.process import own_bytes
+from copper.vmm.alive import own_bytes
 
 KEEP_ENDED_S = 60.0
 _TICKS = os.sysconf("SC_CLK_TCK")

@@ -19,6 +19,7 @@ from copper.image.machine import Image, Machine, node_of
 from copper.model.errors import CopperError, NoRoom
 from copper.model.settings import MIB, Settings
 from copper.vmm.layers import FLATTEN, PAGE, SKIP_ZERO, LayerReply, new_layer, seal
+from copper.vmm.seed import Seed
 
 LONGEST_STACK = 8  # layers above the lowest, before they are joined into one
 COPY_AHEAD_PAGES = 2048  # below this, copying ahead costs more than the pause it saves
@@ -34,6 +35,7 @@ class Pause:
     devices_ms: float
     disk_ms: float
     memory_ms: float
+    seed_ms: float
     cont_ms: float
     pages: int
     layer_bytes: int
@@ -75,11 +77,13 @@ async def freeze(
     lowest: bool = False,
     step_aside: bool = True,
     run_on: bool = True,
+    fork: bool = False,
 ) -> tuple[Image, Pause]:
     """Makes an image of a running VM.
 
     `quiesce` stops whoever writes to the guest's channel; `lowest` is for a VM that was booted,
-    whose memory becomes the lowest layer. With `run_on` false the VM stays stopped, whatever happens.
+    whose memory becomes the lowest layer. With `run_on` false the VM stays stopped, whatever happens. With `fork` the
+    image has a seed, where QEMU's process can be copied.
     Raises NoRoom or CopperError; the VM goes on as it was, and nothing is left.
     """
     async with machine.turn:
@@ -102,8 +106,17 @@ async def freeze(
                 await _prepare_spare(machine, settings)
             if quiesce is not None:
                 await quiesce()
-            result = await _paused(machine, fd, fdset, flags, room, step_aside, run_on, ahead)
-            await machine.process.monitor.take_back(fdset)
+            result = await _paused(
+                machine,
+                fd,
+                fdset,
+                flags,
+                room,
+                step_aside,
+                run_on,
+                ahead,
+                settings if fork else None,
+            )
             seal(fd)
             state = os.pread(state_fd, os.fstat(state_fd).st_size, 0)
         except BaseException:
@@ -111,7 +124,7 @@ async def freeze(
             raise
         finally:
             os.close(state_fd)
-        saved, marks, disks = result
+        saved, marks, disks, seed = result
         if flags & FLATTEN:
             for old in machine.layers[1:]:
                 old.close()
@@ -125,6 +138,8 @@ async def freeze(
             state=state,
             state_sha256=hashlib.sha256(state).hexdigest(),
             disks=disks,
+            seed=seed,
+            unused=tuple(map(node_of, filter(None, (machine.disks[-1], machine.spare)))),
         )
     pause = Pause(
         pause_ms=marks[-1] - marks[0],
@@ -132,7 +147,8 @@ async def freeze(
         devices_ms=marks[2] - marks[1],
         disk_ms=marks[3] - marks[2],
         memory_ms=marks[4] - marks[3],
-        cont_ms=marks[5] - marks[4],
+        seed_ms=marks[5] - marks[4],
+        cont_ms=marks[6] - marks[5],
         pages=saved.pages,
         layer_bytes=machine.layers[-1].bytes,
         ahead_pages=ahead.pages if ahead else 0,
@@ -181,7 +197,7 @@ async def _prepare_spare(machine: Machine, settings: Settings) -> None:
     check_room(folder, settings.keep_disk_mib, 1 << 20, "a fork")
     spare = new_overlay(folder, machine.disks[-1], machine.process.shape.disk_bytes)
     try:
-        await machine.process.monitor.add_overlay(node_of(spare), spare, backing=False)
+        await machine.process.monitor.add_overlay([(node_of(spare), spare)])
     except BaseException:
         spare.unlink()
         raise
@@ -197,7 +213,8 @@ async def _paused(
     step_aside: bool,
     run_on: bool,
     ahead: LayerReply | None,
-) -> tuple[LayerReply, list[float], tuple[Path, ...]]:
+    fork: Settings | None,
+) -> tuple[LayerReply, list[float], tuple[Path, ...], Seed | None]:
     """The pause itself: stop, devices, disk, memory, in this order, and on."""
     monitor, control = machine.process.monitor, machine.process.layers
     marks = [time.perf_counter() * 1000]
@@ -206,6 +223,7 @@ async def _paused(
         marks.append(time.perf_counter() * 1000)
 
     failed = True
+    seed: Seed | None = None
     try:
         await monitor.stop()
         mark()
@@ -215,19 +233,35 @@ async def _paused(
         if step_aside and machine.spare is not None:
             frozen = await _step_aside(machine)
         mark()
-        saved = await control.save(
-            fd, flags=flags, most_bytes=room + (ahead.pages * PAGE if ahead else 0)
+        saved, _ = await asyncio.gather(  # two threads of QEMU's
+            control.save(fd, flags=flags, most_bytes=room + (ahead.pages * PAGE if ahead else 0)),
+            monitor.take_back(fdset),
         )
+        mark()
+        if fork is not None:
+            seed = await _seed(machine, fork)
         mark()
         failed = False
     finally:
         if failed:
+            if seed is not None:
+                seed.close()
             with contextlib.suppress(CopperError):  # the first error says what happened
                 await control.abort()
         if run_on:
             await monitor.cont()
         mark()
-    return saved, marks, frozen
+    return saved, marks, frozen, seed
+
+
+async def _seed(machine: Machine, settings: Settings) -> Seed | None:
+    """None where QEMU cannot be copied: VMs are made by loading a state then."""
+    process = machine.process
+    try:
+        return await Seed.make(settings.run_dir, process.layers, process.shape, process.needs)
+    except CopperError as error:
+        log.info("QEMU %s cannot be copied, its state is loaded instead: %s", process.unit, error)
+        return None
 
 
 async def _step_aside(machine: Machine) -> tuple[Path, ...]:

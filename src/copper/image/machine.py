@@ -13,6 +13,7 @@ from copper.image.layers import Layer, close_all
 from copper.model.errors import Damaged
 from copper.model.machine import Needs, Shape
 from copper.vmm.process import QemuProcess
+from copper.vmm.seed import Seed
 
 # of all that is kept with a device state, which fits the devices that it was saved of: 1 had no network card
 FORMAT = 2
@@ -27,7 +28,8 @@ def node_of(disk: Path) -> str:
 class Image:
     """A VM at one instant, in this host's memory. It never changes; `close` lets go of it.
 
-    `disks` is the chain below every VM that is thawed from it, the image's own disk first.
+    `disks` is the chain below every VM that is thawed from it, the image's own disk first. With a `seed` a VM is
+    made of it by copying a process, else by loading its state into one.
     """
 
     id: str
@@ -37,6 +39,8 @@ class Image:
     state: bytes
     state_sha256: str
     disks: tuple[Path, ...]
+    seed: Seed | None = None
+    unused: tuple[str, ...] = ()  # QEMU's nodes in the seed that are the frozen VM's alone
 
     def check_state(self) -> None:
         """QEMU loads damaged device state without complaint: so this is asked before every thaw."""
@@ -46,6 +50,13 @@ class Image:
     def close(self) -> None:
         close_all(self.layers)
         self.layers = []
+        self.let_go_of_seed()
+
+    def let_go_of_seed(self) -> None:
+        """From now on VMs are made of it by loading its state."""
+        if self.seed is not None:
+            self.seed.close()
+            self.seed = None
 
 
 @dataclasses.dataclass

@@ -20,7 +20,8 @@ from pydantic import Field, ValidationError
 
 from copper.image.layers import load_layer, write_layer
 from copper.image.machine import FORMAT, Image
-from copper.model.errors import Conflict, Damaged, Foreign, NoRoom, NotFound
+from copper.model.api import ImageInfo
+from copper.model.errors import Conflict, CopperError, Damaged, Foreign, NoRoom, NotFound
 from copper.model.machine import Needs, Record, Shape
 from copper.model.names import check_name
 from copper.model.settings import Settings
@@ -103,6 +104,34 @@ class ImageStore:
 
     def disk(self, name: str) -> Path:
         return self.folder / name / "disk.qcow2"
+
+    def info(self, name: str) -> ImageInfo:
+        """What is listed of an image, without its users; a damaged one is listed as such."""
+        try:
+            manifest = self.manifest(name)
+        except CopperError:
+            return ImageInfo(
+                name=name,
+                recipe="(damaged)",
+                created=0,
+                memory_mib=0,
+                cpus=0,
+                disk_bytes=0,
+                stored_bytes=self.stored_bytes(name),
+                accelerator="",
+                users=[],
+            )
+        return ImageInfo(
+            name=name,
+            recipe=manifest.recipe,
+            created=manifest.created,
+            memory_mib=manifest.shape.memory_mib,
+            cpus=manifest.shape.cpus,
+            disk_bytes=manifest.shape.disk_bytes,
+            stored_bytes=self.stored_bytes(name),
+            accelerator=manifest.needs.accelerator,
+            users=[],
+        )
 
     def stored_bytes(self, name: str) -> int:
         files = (self.folder / name).iterdir()

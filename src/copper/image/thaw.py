@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from copper.image.disks import check_room, new_overlay
-from copper.image.layers import Layer
+from copper.image.layers import Layer, close_all
 from copper.image.machine import Image, Machine, node_of
 from copper.model.errors import Foreign
 from copper.model.machine import Needs
 from copper.model.settings import Settings
 from copper.vmm.process import QemuProcess
+from copper.wire.undo import undo
 
 
 def check_needs(image: str, wanted: Needs, here: Needs) -> None:
@@ -49,7 +50,7 @@ async def thaw(image: Image, process: QemuProcess, settings: Settings, tap: int)
         # memory and disk are two threads of QEMU: neither waits for the other
         async with asyncio.TaskGroup() as both:
             both.create_task(_put_memory(process, layers, tap))
-            both.create_task(_put_disk(process, disk))
+            both.create_task(_put_disk(process, machine.disks))
         state = os.memfd_create("copper-state", os.MFD_CLOEXEC)
         try:
             os.write(state, image.state)
@@ -58,8 +59,7 @@ async def thaw(image: Image, process: QemuProcess, settings: Settings, tap: int)
         finally:
             os.close(state)
     except BaseException as error:
-        for layer in layers:
-            layer.close()
+        close_all(layers)
         disk.unlink(missing_ok=True)
         if isinstance(error, BaseExceptionGroup):
             raise error.exceptions[0] from error
@@ -67,14 +67,42 @@ async def thaw(image: Image, process: QemuProcess, settings: Settings, tap: int)
     return machine
 
 
+async def fork(
+    image: Image, settings: Settings, tap: int, born: Callable[[QemuProcess], Awaitable[None]]
+) -> Machine:
+    """As `thaw`, of an image that has a seed: a copy of the process that it was frozen of.
+
+    `born` is told of the process before that does anything. Raises NoRoom or CopperError; neither a process nor a
+    disk is left then.
+    """
+    assert image.seed is not None
+    check_room(settings.disks_dir, settings.keep_disk_mib, 1 << 20, "a VM")
+    disk = new_overlay(settings.disks_dir, image.disks[-1], image.shape.disk_bytes)
+    layers = [layer.share() for layer in image.layers]
+    process: QemuProcess | None = None
+    try:
+        process = await QemuProcess.fork(settings, image.seed, tap)
+        await born(process)
+        await process.monitor.change_disk(
+            node_of(disk), disk, node_of(image.disks[-1]), image.unused
+        )
+    except BaseException:
+        if process is not None:
+            await undo(process.end())
+        close_all(layers)
+        disk.unlink(missing_ok=True)
+        raise
+    return Machine(process, layers, (*image.disks, disk))
+
+
 async def _put_memory(process: QemuProcess, layers: Sequence[Layer], tap: int) -> None:
     await process.layers.take_tap(tap)
     await process.layers.lay([layer.fd for layer in layers], reset=True)
 
 
-async def _put_disk(process: QemuProcess, disk: Path) -> None:
-    await process.monitor.add_overlay(node_of(disk), disk, backing=True)
-    await process.monitor.put_under_root(node_of(disk))
+async def _put_disk(process: QemuProcess, chain: Sequence[Path]) -> None:
+    await process.monitor.add_overlay([(node_of(disk), disk) for disk in chain])
+    await process.monitor.put_under_root(node_of(chain[-1]))
 
 
 async def run(machine: Machine) -> None:

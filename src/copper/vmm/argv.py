@@ -53,10 +53,15 @@ def command_line(
     accel = "kvm" if needs.accelerator == "kvm" else f"tcg,tb-size={TCG_CACHE_MIB}"
     processor = needs.processor.split(" ")[0]
     ram = f"memory-backend-file,id=ram,size={shape.memory_mib}M,mem-path=/proc/self/fd/{inherited.ram},share=off"
+    # what is emulated is forked by copying QEMU's process; native/layers.c forbids programs then
+    spawn = "deny" if needs.accelerator == "kvm" else "allow"
     argv = [
         *(qemu, "-nodefaults", "-no-user-config", "-display", "none", "-S", "-no-reboot"),
         *("-name", name),
-        *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"),
+        *(
+            "-sandbox",
+            f"on,obsolete=deny,elevateprivileges=deny,spawn={spawn},resourcecontrol=deny",
+        ),
         *("-machine", f"{needs.machine},memory-backend=ram,{MACHINE_OPTIONS}"),
         *("-accel", accel),
         *("-cpu", processor),

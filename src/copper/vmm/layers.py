@@ -21,8 +21,8 @@ from copper.model.errors import CopperError, NoRoom, TimedOut
 from copper.wire import trace
 
 PAGE = 4096
-LAY, PRECOPY, SAVE, ABORT, STAT, TAP = 1, 2, 3, 4, 5, 6
-_NAMES = {LAY: "lay", PRECOPY: "precopy", SAVE: "save", ABORT: "abort", STAT: "stat", TAP: "tap"}
+LAY, PRECOPY, SAVE, ABORT, STAT, TAP, SEED, FORK = 1, 2, 3, 4, 5, 6, 7, 8
+_NAMES = ("", "lay", "precopy", "save", "abort", "stat", "tap", "seed", "fork")
 RESET, SKIP_ZERO, FLATTEN, MAPPINGS = 1, 2, 4, 8
 MOST_FDS = 64
 MOST_EXTENTS = 8000  # of 24 bytes each, in one request's payload
@@ -108,6 +108,18 @@ class LayerControl:
         """Own pages, and mappings if asked for; `extents` is the number of layers in use."""
         return await self._ask(STAT, MAPPINGS if mappings else 0)
 
+    async def make_seed(self, connection: int, unit: str) -> int:
+        """Copies this QEMU, stopped, into a process that waits at `connection` for `fork`; its number."""
+        return (await self._ask(SEED, 0, fds=[connection], payload=unit.encode())).pages
+
+    async def fork(self, fds: Sequence[int], unit: str) -> int:
+        """Asked of a seed: a copy with these files (layers.h: enum role) and this unit's name; its process's number."""
+        return (await self._ask(FORK, 0, fds=fds, payload=unit.encode())).pages
+
+    async def copied(self) -> None:
+        """A new copy of a QEMU says that it is there. Raises CopperError, TimedOut."""
+        await self._answer()
+
     async def _ask(
         self,
         verb: int,
@@ -121,17 +133,25 @@ class LayerControl:
         ancillary = (
             [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds).tobytes())] if fds else []
         )
-        loop = asyncio.get_running_loop()
         async with self._turn:
-            try:
-                with trace.span(_NAMES[verb], "memory"):
+            with trace.span(_NAMES[verb], "memory"):
+                try:
                     self._socket.sendmsg([message], ancillary)
-                    raw = await asyncio.wait_for(loop.sock_recv(self._socket, _REPLY.size), 30)
-            except TimeoutError:
-                self.close()  # a late answer must not be taken for the next one's
-                raise TimedOut("QEMU's memory did not answer within 30 s") from None
-            except OSError as error:
-                raise CopperError(f"QEMU's memory cannot be reached: {error.strerror}") from error
+                except OSError as error:
+                    raise CopperError(
+                        f"QEMU's memory cannot be reached: {error.strerror}"
+                    ) from error
+                return await self._answer()
+
+    async def _answer(self) -> LayerReply:
+        loop = asyncio.get_running_loop()
+        try:
+            raw = await asyncio.wait_for(loop.sock_recv(self._socket, _REPLY.size), 30)
+        except TimeoutError:
+            self.close()  # a late answer must not be taken for the next one's
+            raise TimedOut("QEMU's memory did not answer within 30 s") from None
+        except OSError as error:
+            raise CopperError(f"QEMU's memory cannot be reached: {error.strerror}") from error
         if len(raw) != _REPLY.size:
             raise CopperError("QEMU ended while its memory was asked for")
         code, _, pages, extents, scan, copy, lay, mappings, tracked = _REPLY.unpack(raw)

@@ -11,9 +11,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import re
-import secrets
-import select
 import shutil
 import signal
 import socket
@@ -24,9 +21,11 @@ from pathlib import Path
 from copper.model.errors import CopperError, NotFound
 from copper.model.machine import Needs, Shape
 from copper.model.settings import Settings
+from copper.vmm.alive import Alive, own_bytes
 from copper.vmm.argv import Boot, Inherited, command_line
 from copper.vmm.layers import LayerControl
 from copper.vmm.qmp import Monitor
+from copper.vmm.seed import Seed, new_unit
 from copper.wire import trace
 from copper.wire.undo import undo
 
@@ -35,51 +34,13 @@ STARTING: set[str] = set()  # units of this process's QEMUs that nobody has yet
 OOM_SCORE = 500  # of 1000: a kernel without memory chooses a QEMU, and never the host agent
 
 
-@dataclasses.dataclass(frozen=True)
-class Alive:
-    """A process, told from every later one with the same number."""
-
-    pid: int
-    start_time: int  # clock ticks since the host's boot: field 22 of /proc/PID/stat
-    executable: str
-
-    @classmethod
-    def of(cls, pid: int) -> Alive:
-        """Raises NotFound when there is no such process, or it is a zombie."""
-        try:
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            if fields[0] in "ZX":
-                raise NotFound(f"process {pid} has ended")
-            return cls(pid, int(fields[19]), str(Path(f"/proc/{pid}/exe").readlink()))
-        except OSError:
-            raise NotFound(f"there is no process {pid}") from None
-
-    @property
-    def is_there(self) -> bool:
-        try:
-            return Alive.of(self.pid) == self
-        except NotFound:
-            return False
-
-    def end(self) -> None:
-        """Kills this very process, if it is still there, and waits until it is gone."""
-        try:
-            pidfd = os.pidfd_open(self.pid)
-        except ProcessLookupError:
-            return
-        try:
-            if self.is_there:  # asked after the descriptor was made: it cannot be another's now
-                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-                select.select([pidfd], [], [], 10)
-        finally:
-            os.close(pidfd)
-
-
 class QemuProcess:
     """A QEMU and the connections to it. Made by `start` or `adopt`; ended by `end`."""
 
-    def __init__(self, folder: Path, shape: Shape, needs: Needs) -> None:
+    def __init__(self, folder: Path, shape: Shape, needs: Needs, *, is_copy: bool = False) -> None:
+        """`is_copy`: much of its memory is also that of the QEMU that it is a copy of."""
         self.folder = folder
+        self.is_copy = is_copy
         self.unit = folder.name
         self.shape = shape
         self.needs = needs
@@ -88,6 +49,7 @@ class QemuProcess:
         self.ended = asyncio.Event()
         self.on_exit: Callable[[], None] | None = None  # what it used can still be read then
         self._layers: LayerControl | None = None
+        self._open: dict[str, socket.socket] = {}  # connections that it was born with
         self._pidfd = -1
 
     @property
@@ -114,9 +76,7 @@ class QemuProcess:
         `tap` is what its network card is on, until it is given another.
         Raises CopperError with QEMU's own words when it does not come up; nothing is left of it then.
         """
-        folder = settings.run_dir / "q" / secrets.token_hex(6)
-        folder.mkdir(parents=True)
-        process = cls(folder, shape, needs)
+        process = cls(new_unit(settings.run_dir), shape, needs)
         STARTING.add(process.unit)
         try:
             with trace.line(f"QEMU {process.unit}"), trace.span("start"):
@@ -143,6 +103,7 @@ class QemuProcess:
                 folder,
                 Shape.model_validate(written["shape"]),
                 Needs.model_validate(written["needs"]),
+                is_copy=bool(written["is_copy"]),
             )
             process.alive = Alive(**written["alive"])
         except (OSError, ValueError, KeyError, TypeError):
@@ -152,6 +113,40 @@ class QemuProcess:
         process._watch()
         await process._connect()
         return process
+
+    @classmethod
+    async def fork(cls, settings: Settings, seed: Seed, tap: int) -> QemuProcess:
+        """A copy of the seed's QEMU on this tap, its processors stopped. Raises CopperError; nothing is left then."""
+        process = cls(new_unit(settings.run_dir), seed.shape, seed.needs, is_copy=True)
+        STARTING.add(process.unit)
+        try:
+            await process._copy(seed, tap)
+        except BaseException as error:
+            await undo(process.end())
+            if isinstance(error, OSError):
+                raise CopperError(f"QEMU cannot be copied: {error.strerror}") from error
+            raise
+        finally:
+            STARTING.discard(process.unit)
+        return process
+
+    async def _copy(self, seed: Seed, tap: int) -> None:
+        with contextlib.ExitStack() as undo:
+            fds = []
+            for name in SOCKETS:
+                listening = undo.enter_context(self._listen(name))
+                self._open[name] = self._connect_stream(name)
+                theirs = undo.enter_context(listening.accept()[0])
+                theirs.setblocking(name == "layers")
+                fds += [listening.fileno(), theirs.fileno()]
+            stderr = undo.enter_context((self.folder / "stderr").open("wb"))
+            self._layers = LayerControl(self._open.pop("layers"))
+            pid = await seed.fork([*fds, stderr.fileno(), tap], self.unit)
+        await self._layers.copied()
+        self.alive = Alive.of(pid)
+        self._watch()
+        self._write_down()
+        await self.monitor.take_over(self._open.pop("qmp"))
 
     def _spawn(self, settings: Settings, tap: int, boot: Boot | None) -> None:
         library = settings.native_dir / "libcopper-layers.so"
@@ -182,6 +177,10 @@ class QemuProcess:
                 "COPPER_LAYERS_TAP": str(tap),
                 "MALLOC_ARENA_MAX": "1",
             }
+            if self.needs.accelerator == "tcg":
+                environment["COPPER_LAYERS_COPIES"] = "1"
+                # a thread of a copy is not known to the kernel's own bookkeeping of it
+                environment["GLIBC_TUNABLES"] = "glibc.pthread.rseq=0"
             stderr = undo.enter_context((self.folder / "stderr").open("wb"))
             child = subprocess.Popen(
                 argv,
@@ -214,6 +213,7 @@ class QemuProcess:
                 "alive": dataclasses.asdict(self.alive),
                 "shape": self.shape.model_dump(),
                 "needs": self.needs.model_dump(),
+                "is_copy": self.is_copy,
             }
         )
         fresh = self.folder / "process.json.new"
@@ -268,7 +268,10 @@ class QemuProcess:
         return self._connect_stream("console")
 
     def _connect_stream(self, name: str) -> socket.socket:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        if name in self._open:
+            return self._open.pop(name)
+        kind = socket.SOCK_SEQPACKET if name == "layers" else socket.SOCK_STREAM
+        sock = socket.socket(socket.AF_UNIX, kind | socket.SOCK_CLOEXEC)
         sock.setblocking(False)
         try:
             sock.connect(str(self.socket_path(name)))
@@ -290,9 +293,7 @@ class QemuProcess:
         if self._pidfd >= 0:
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
             await self.ended.wait()
-        if self._layers is not None:
-            self._layers.close()
-            self._layers = None
+        self._close_layers()
         await self.monitor.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -302,40 +303,17 @@ class QemuProcess:
             asyncio.get_running_loop().remove_reader(self._pidfd)
             os.close(self._pidfd)
             self._pidfd = -1
+        self._close_layers()
+        await self.monitor.close()
+
+    def _close_layers(self) -> None:
         if self._layers is not None:
             self._layers.close()
             self._layers = None
-        await self.monitor.close()
+        for unused in self._open.values():
+            unused.close()
+        self._open.clear()
 
     def own_bytes(self) -> int:
         """Memory that is this process's alone, 0 when it is gone."""
         return own_bytes(self.pid)
-
-
-def own_bytes(pid: int, proc: Path = Path("/proc")) -> int:
-    """Memory that is a process's alone: what it wrote, in the guest and in QEMU, swapped out or not.
-
-    A layer's pages are not counted: they are the image's, even while one VM alone maps them.
-    """
-    try:
-        text = (proc / str(pid) / "status").read_text()
-    except OSError:
-        return 0
-    return sum(int(kib) for kib in re.findall(r"^(?:RssAnon|VmSwap):\s+(\d+)", text, re.M)) << 10
-
-
-def strays(run_dir: Path, known: set[str]) -> list[Alive]:
-    """QEMU processes of this run directory that are none of the known units, by their command lines."""
-    units = {folder.name for folder in (run_dir / "q").glob("*")} - known
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            argv = (entry / "cmdline").read_bytes().split(b"\0")
-            name = argv[argv.index(b"-name") + 1].decode()
-            if name.removeprefix("copper-") in units and name.startswith("copper-"):
-                found.append(Alive.of(int(entry.name)))
-        except (OSError, ValueError, IndexError, NotFound):
-            continue
-    return found

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import socket
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,14 @@ class Monitor:
             await asyncio.wait_for(self._client.connect(str(path)), deadline_s)
         except TimeoutError:
             raise TimedOut(f"QEMU's monitor did not answer within {deadline_s:g} s") from None
+        except (QMPError, OSError) as error:
+            raise CopperError(f"QEMU's monitor cannot be reached: {error}") from error
+
+    async def take_over(self, connection: socket.socket) -> None:
+        """Goes on where another's connection to the QEMU that this one is a copy of stood."""
+        self._client.await_greeting = self._client.negotiate = False
+        try:
+            await self._client.connect(connection)
         except (QMPError, OSError) as error:
             raise CopperError(f"QEMU's monitor cannot be reached: {error}") from error
 
@@ -136,12 +146,27 @@ class Monitor:
         except TimeoutError:
             raise TimedOut(f"no device state was loaded within {DEADLINE_S:g} s") from None
 
-    async def add_overlay(self, node: str, path: Path, *, backing: bool) -> None:
-        """Opens a qcow2 overlay as `node`; `backing`: with the file that it names, else alone."""
-        options: dict[str, Any] = disk_options(node, path)
-        if not backing:
-            options["backing"] = None
-        await self._execute("blockdev-add", options)
+    async def add_overlay(self, chain: Sequence[tuple[str, Path]]) -> None:
+        """Opens a chain of qcow2 files with their nodes' names, the lowest first; one alone stands on nothing."""
+        options: dict[str, Any] | None = None
+        for node, path in chain:
+            above = disk_options(node, path)
+            if options is not None or len(chain) == 1:
+                above["backing"] = options
+            if node != chain[-1][0]:
+                above |= {"read-only": True, "discard": "ignore"}
+            options = above
+        await self._execute("blockdev-add", options or {})
+
+    async def change_disk(self, node: str, path: Path, backing: str, old: Iterable[str]) -> None:
+        """Puts an overlay over the node `backing` under the guest's disk, in place of the nodes `old`."""
+        options = {**disk_options(node, path), "backing": backing}
+        # answered one after the other, asked for at once
+        await asyncio.gather(
+            self._execute("blockdev-add", options),
+            self.put_under_root(node),
+            *(self.remove_node(gone) for gone in old),
+        )
 
     async def remove_node(self, node: str) -> None:
         await self._execute("blockdev-del", {"node-name": node})

@@ -74,7 +74,7 @@ def _end_process(pid: int) -> None:
 def _end_strays(settings: Settings) -> int:
     """Ends QEMUs that nobody looks after, such as those of a Copper that was killed."""
     from copper.host.cgroups import sweep
-    from copper.vmm.process import strays
+    from copper.vmm.alive import strays
 
     found = strays(settings.run_dir, set())
     for alive in found:
