@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 from copper.model.errors import CopperError
 from copper.net.addresses import GATEWAY, GATEWAY6, ipv4_of, ipv6_of, link_local_of, mac_of
+from copper.wire import trace
 
 _TAP_NAME = re.compile(r"v(\d{1,8})")
 BURST = 1000  # frames to all, of one VM in a second: a flood of them would wake every other VM
@@ -108,9 +109,10 @@ def _number(address: str) -> str:
 def load(text: str) -> None:
     """Has nft add this to the namespace that this thread is in, all or nothing. Raises CopperError."""
     try:
-        done = subprocess.run(
-            ["nft", "-f", "-"], input=text, capture_output=True, text=True, check=False
-        )
+        with trace.span("nft", "network"):
+            done = subprocess.run(
+                ["nft", "-f", "-"], input=text, capture_output=True, text=True, check=False
+            )
     except FileNotFoundError:
         raise CopperError("there is no nft", advice="install the package nftables") from None
     if done.returncode:

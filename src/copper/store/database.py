@@ -14,6 +14,7 @@ from pathlib import Path
 from copper.model.errors import CopperError, Foreign, NoRoom
 from copper.store.contract import Entry
 from copper.store.draft import Draft, Position, Request, Step
+from copper.wire import trace
 
 # each step takes a database from its index's version to the next; none is ever edited
 MIGRATIONS = (
@@ -116,7 +117,8 @@ class Writer:
                     except CopperError as error:
                         results.append(error)
                 kept = self._save(draft)
-                self._db.execute("COMMIT")
+                with trace.span("commit", "store", line=trace.NODE):
+                    self._db.execute("COMMIT")
             except BaseException:
                 if self._db.in_transaction:  # SQLite has ended it already, if the disk is full
                     self._db.execute("ROLLBACK")

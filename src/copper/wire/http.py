@@ -9,6 +9,7 @@ import httpx2
 
 from copper.model.errors import CopperError, TimedOut
 from copper.model.machine import Record
+from copper.wire import trace
 from copper.wire.problems import from_problem
 
 
@@ -32,9 +33,10 @@ class Peer:
             content = body.model_dump_json() if isinstance(body, Record) else json.dumps(body)
         headers = {"content-type": "application/json"} if body is not None else None
         try:
-            response = await self._client.request(
-                method, path, content=content, headers=headers, timeout=timeout_s
-            )
+            with trace.span(method, path):
+                response = await self._client.request(
+                    method, path, content=content, headers=headers, timeout=timeout_s
+                )
         except httpx2.TimeoutException:
             raise TimedOut(f"{method} {path} had no answer within {timeout_s:g} s") from None
         except httpx2.HTTPError as error:
