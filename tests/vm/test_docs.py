@@ -69,6 +69,7 @@ BEFORE = {
     "docs/how-to/audit.md": "copper up; gc-vc create demo --image micro; gc-vc boot demo",
     "docs/how-to/images.md": "copper up",
     "docs/how-to/programs.md": "copper up",
+    "docs/how-to/connections.md": "copper up",
     "docs/how-to/commands.md": """
         copper up
         gc-vc create demo --image micro
