@@ -53,8 +53,8 @@ def a_fork() -> Fork:
     def clone(line: str, turn: float, at: float) -> list[Event]:
         return [
             Event(line, "marks", "host.thaw-began", round(1010 * MS), None, {}),
-            span(line, "standby", at, 10),
-            span(line, "state", at + 10, 30),
+            span(line, "tap", at, 10),
+            span(line, "fork", at + 10, 30),
             span(line, "lay", at + 11, 2, "memory"),
             span(line, "identity", at + 42, 20),
             Event(line, "marks", "hooks", round((1000 + at + 50) * MS), None, {}),
@@ -76,8 +76,8 @@ def test_the_steps_of_a_clone_leave_no_time_out_that_it_waited() -> None:
     began = 1000 * MS
     assert [(one.name, (one.at - began) / MS, (one.ns or 0) / MS) for one in found] == [
         ("turn", 10, 10),
-        ("standby", 20, 10),
-        ("state", 30, 30),
+        ("tap", 20, 10),
+        ("fork", 30, 30),
         ("identity", 62, 20),
         ("hooks", 70, 12),
         ("link", 82, 3),
@@ -88,7 +88,7 @@ def test_the_steps_of_a_clone_leave_no_time_out_that_it_waited() -> None:
 def test_the_table_sums_the_steps_of_all_clones_and_what_they_ask_for() -> None:
     lines = [re.split(r" {2,}", line) for line in timeline.table(a_fork()).splitlines()]
     rows = {name: figures for name, *figures in lines}
-    assert rows["standby"] == ["2", "10.0", "10.0", "20.0"]
+    assert rows["tap"] == ["2", "10.0", "10.0", "20.0"]
     assert rows["memory: lay"] == ["2", "2.00", "2.00", "4.00"]
     assert rows["demo-0: freeze"] == ["1", "8.00", "8.00", "8.00"]
     assert rows["start"] == ["1", "30.0", "30.0", "30.0"]

@@ -108,10 +108,12 @@ def end_all(place: Place, shell: Shell) -> float:
     return (time.perf_counter() - began) * 1000
 
 
-def await_standbys(place: Place, count: int) -> None:
-    """Returns when so many processes wait for a state. Raises TimedOut."""
+def await_standbys(place: Place, least: int = 0) -> None:
+    """Returns when all processes wait that shall, at least so many, and everything is at rest. Raises TimedOut."""
     deadline = time.monotonic() + DEADLINE_S
-    while place.client.facts().standbys < count:
+    before = -1
+    while (now := place.client.facts().standbys) != before or now < least:
         if time.monotonic() > deadline:
-            raise TimedOut(f"fewer than {count} standbys after {DEADLINE_S:g} s")
-        place.wait(0.1)
+            raise TimedOut(f"{now} standbys after {DEADLINE_S:g} s, and more to come")
+        before = now
+        place.rest(quiet=True)

@@ -181,8 +181,7 @@ class _Run:
             with results.said(rows.standbys):
                 self._place.rest(quiet=True)
                 ticket = shell.ask(f"gc rt {rows.many} {rows.many} 1 60000").split()[-1]
-                await_standbys(self._place, rows.many)
-                self._place.rest(quiet=True)
+                await_standbys(self._place)
                 fanned = fan_out(self._place, shell, probe, rows.many, ticket=ticket)
                 results.add(rows.standbys, fanned.last_ms)
             with results.said(rows.ended):

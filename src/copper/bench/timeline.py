@@ -18,9 +18,10 @@ from copper.wire.trace import Event
 # the steps of a clone in their order, as they are drawn: colours by step
 STEPS = {
     "turn": "#e5e5e5",
-    "standby": "#8a8a8a",
     "tap": "#e07a1f",
+    "standby": "#8a8a8a",
     "state": "#2a6f97",
+    "fork": "#0077b6",
     "cont": "#6a4c93",
     "identity": "#52b788",
     "hooks": "#b5c99a",
@@ -62,8 +63,8 @@ def steps(fork: Fork, clone: str) -> list[Event]:
         if begin is not None and end is not None and end > begin:
             found.append(Event(clone, "steps", name, begin, end - begin, {}))
 
-    standby, identity, link = (spans.get(name) for name in ("standby", "identity", "link"))
-    add("turn", marks.get("host.thaw-began"), standby and standby.at)
+    tap, identity, link = (spans.get(name) for name in ("tap", "identity", "link"))
+    add("turn", marks.get("host.thaw-began"), tap and tap.at)
     add("hooks", marks.get("hooks"), identity and identity.at + (identity.ns or 0))
     reached = fork.seen.reached_ms[fork.seen.clones.index(clone)]
     at = round(fork.seen.began * 1e9 + reached * 1e6)

@@ -341,6 +341,8 @@ class QemuHypervisor:
         return len(self._standbys)
 
     def prepare(self, shape: Shape, needs: Needs, count: int) -> None:
+        if needs.accelerator == "tcg":  # clones are copies of their parents: what boots needs one
+            count = min(count, self.settings.standbys)
         self._standbys.prepare(shape, needs, count)
 
     async def drop_standbys(self) -> None:
