@@ -29,6 +29,7 @@ from copper.bench.interrupts import ended_in_order
 from copper.bench.measured import written_at_end
 from copper.bench.place import Place, processor_seconds
 from copper.bench.progress import Progress
+from copper.dns.lend import lending_socket
 from copper.dns.options import Address, bound
 from copper.model.errors import BadInput, CopperError, TimedOut
 from copper.model.networks import Attachment
@@ -125,7 +126,9 @@ class Run:
             log = open_.enter_context(self._log.open("ab"))
             sockets = open_.enter_context(bound(Address("127.0.0.1", 0)))
             self._port = sockets.at.port
-            fds = (sockets.udp.fileno(), sockets.tcp.fileno())
+            # nobody lends there; beside the Copper's own
+            lending = open_.enter_context(lending_socket(settings.run_dir / "bench-dns.sock"))
+            fds = (lending.fileno(), sockets.udp.fileno(), sockets.tcp.fileno())
             server = subprocess.Popen(
                 [sys.executable, "-m", "copper.dns", *map(str, fds)],
                 stdin=subprocess.PIPE,
