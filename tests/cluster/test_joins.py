@@ -504,6 +504,39 @@ async def test_a_clone_that_joins_before_its_siblings_run_waits_for_them() -> No
         assert (results(world), world.vmids()) == ([(1, 4)], [0, 2, 3])
 
 
+async def test_a_clone_that_forks_before_its_siblings_run_waits_for_them() -> None:
+    async with World() as world:
+        master = await world.boot()
+        world.host.gate = asyncio.Event()
+        first = begun(world, master, "clone", count=2)
+        await world.host.at_gate.wait()
+        second = begun(world, "a-1", "clone", count=2)
+        await still()
+        assert not second.done()
+        assert len(world.host.frozen) == 1
+        world.host.gate.set()
+        assert [(await one)["vmids"] for one in (first, second)] == [[1, 2], [3, 4]]
+        assert world.book.vm("a-4").lineage == [0, 1]
+        world.agree()
+
+
+async def test_a_clone_that_forks_while_its_own_fork_fails_is_gone() -> None:
+    async with World() as world:
+        master = await world.boot()
+        world.host.gate = asyncio.Event()
+        world.host.fail = {"thaw a-2"}
+        first = begun(world, master, "clone", count=2)
+        await world.host.at_gate.wait()
+        second = begun(world, "a-1", "clone", count=2)
+        await still()
+        world.host.gate.set()
+        for one in (first, second):
+            with pytest.raises(CopperError):
+                await one
+        assert world.vmids() == [0]
+        world.agree()
+
+
 async def test_a_clone_that_joins_while_its_fork_fails_is_gone() -> None:
     async with World() as world:
         master = await world.boot()

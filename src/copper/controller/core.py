@@ -193,6 +193,7 @@ class Core:
     ) -> list[Vm]:
         """Forks a VM: `count` clones, or all that `ticket` holds."""
         began = time.monotonic()
+        await self._born(vm)
         clones = await self.forks.clone(self.book.vm(vm), count or 0, call, ticket, progress)
         self.metrics.observe_clone(time.monotonic() - began, len(clones))
         return clones
@@ -213,14 +214,17 @@ class Core:
         while clone.cluster in self.forks.closed:
             await self.forks.closed[clone.cluster].wait()
             await self.book.settled(*keys)
-        # one that is done before its siblings have begun: its fork is whole first
-        while self.book.vm(clone.name).state == "starting" and (
-            forks := self.forks.of(clone.cluster)
-        ):
-            await asyncio.wait(forks, return_when=asyncio.FIRST_COMPLETED)
+        await self._born(clone.name)
         found = [self.book.vm(clone.name)]
         self.whole.check_apart(found)
         await self.endings.end(found, leave)
+
+    async def _born(self, name: str) -> None:
+        """A clone that forks or joins before its siblings have begun: its own fork is whole first. Raises NotFound."""
+        while (vm := self.book.vm(name)).state == "starting" and (
+            forks := self.forks.of(vm.cluster)
+        ):
+            await asyncio.wait(forks, return_when=asyncio.FIRST_COMPLETED)
 
     async def ended(self, ended: VmEnded) -> None:
         await self.endings.ended(ended)
