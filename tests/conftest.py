@@ -13,6 +13,9 @@ import pytest
 # cheap before dear, so that a plain mistake shows in seconds; folders not named here come last
 ORDER = ["unit", "cluster", "web", "vm", "bench"]
 HERE = Path(__file__).parent
+VM_TIMEOUT_S = (
+    1200  # for one test that hangs: a real machine is slow where others are emulated as well
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -53,6 +56,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if folder_of(item.path) == "vm":
             item.add_marker("vm")
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(VM_TIMEOUT_S))
     ranks = {folder: rank for rank, folder in enumerate(ORDER)}
     items.sort(key=lambda item: ranks.get(folder_of(item.path), len(ORDER)))
 

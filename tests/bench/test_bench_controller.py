@@ -33,7 +33,7 @@ def settings(tmp_path: Path) -> Settings:
     return from_environment({"COPPER_STATE_DIR": str(tmp_path / "state")})
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 def test_a_tiny_run_measures_everything(
     settings: Settings, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

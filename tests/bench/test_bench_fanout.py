@@ -23,7 +23,7 @@ def settings(accel: str) -> Settings:
     return from_environment({"COPPER_STATE_DIR": str(images_folder()), "COPPER_ACCEL": accel})
 
 
-@pytest.mark.timeout(300)  # the first one builds the image
+@pytest.mark.timeout(1200)  # the first one builds the image
 def test_a_run_with_few_clones_measures_everything(
     settings: Settings, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -40,7 +40,7 @@ def left_behind(settings: Settings) -> list[str]:
     return left
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_a_quick_run_measures_everything(
     settings: Settings, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -68,7 +68,7 @@ def test_a_quick_run_measures_everything(
     assert left_behind(settings) == []
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_an_interrupted_run_leaves_nothing(settings: Settings, tmp_path: Path) -> None:
     environment = {
         **os.environ,
@@ -88,7 +88,7 @@ def test_an_interrupted_run_leaves_nothing(settings: Settings, tmp_path: Path) -
             said = run.stderr.readline()
             assert said, "it ended before its first round"
         run.send_signal(signal.SIGINT)
-        run.communicate(timeout=60)
+        run.communicate(timeout=300)
         assert run.returncode != 0
     finally:
         run.kill()

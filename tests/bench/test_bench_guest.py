@@ -23,7 +23,7 @@ def settings(accel: str) -> Settings:
     return from_environment({"COPPER_STATE_DIR": str(images_folder()), "COPPER_ACCEL": accel})
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_a_run_with_few_clones_measures_everything(
     settings: Settings, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -46,7 +46,7 @@ def test_a_run_with_few_clones_measures_everything(
     assert left_behind(settings) == []
 
 
-@pytest.mark.timeout(600)  # the first one builds the image
+@pytest.mark.timeout(1200)  # the first one builds the image
 def test_what_the_bindings_add_is_measured_where_they_are(
     settings: Settings, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -364,7 +364,10 @@ class World:
             assert not host.running and not host.stored and not host.frozen and not host.exposed
 
 
-async def until(holds: Callable[[], bool], deadline_s: float = 20.0) -> None:
+WAIT_S = 120.0  # for what happens at once where nothing else runs
+
+
+async def until(holds: Callable[[], bool], deadline_s: float = WAIT_S) -> None:
     """Returns when it holds. Raises TimeoutError."""
     async with asyncio.timeout(deadline_s):
         while not holds():  # noqa: ASYNC110

@@ -27,7 +27,7 @@ class Place:
         self.calls: list[GuestCall] = []
         self.told: list[VmEnded] = []
         self.was_told = asyncio.Event()
-        self.settings = Settings(state_dir=NOWHERE, run_dir=NOWHERE, clone_deadline_s=0.05)
+        self.settings = Settings(state_dir=NOWHERE, run_dir=NOWHERE, clone_deadline_s=0.5)
         self.host = FakeHost(self.room, self.settings, DirectLink(self._answer, self._ended))
 
     async def _answer(self, call: GuestCall) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import dns.query
 import dns.rcode
 
 WAIT_S = 60.0  # a machine under load starts a process as slowly as it likes
-ANSWER_S = 5.0
+ANSWER_S = 60.0
 # out of ranges that are nobody's (RFC 2544, RFC 3849)
 NETWORK, POOL = "public", ("198.18.0.0/15", "2001:db8::/64")
 

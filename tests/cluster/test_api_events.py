@@ -14,6 +14,7 @@ from copper.controller.rows import vm_key
 from copper.model.errors import BadInput, TooOld
 from copper.model.users import Principal
 from copper.store.memory import MemoryStore
+from tests.cluster.fakes import WAIT_S
 from tests.cluster.front import Served, serving, vm_of
 
 ROOT = Principal(name="root", role="admin")
@@ -28,7 +29,7 @@ class Reader:
 
     async def event(self) -> dict[str, str]:
         """The next, with its fields; a comment is the field without a name."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(WAIT_S):
             text = (await anext(self._stream)).decode()
         assert text.endswith("\n\n")
         lines = [line.partition(": ") for line in text.rstrip("\n").split("\n")]

@@ -13,6 +13,7 @@ from copper.controller.rows import operation_key
 from copper.model.errors import NoRoom
 from copper.model.operations import Operation
 from copper.store.memory import MemoryStore
+from tests.cluster.fakes import WAIT_S
 from tests.cluster.front import Served, serving
 
 ASYNC = {"prefer": "respond-async"}
@@ -135,7 +136,7 @@ async def test_progress_is_written_down_for_those_who_follow_events(
     store = MemoryStore()
     async with serving(store) as served:
         operation = await begun(served)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(WAIT_S):
             while True:
                 await asyncio.sleep(0)
                 entry = await store.get(operation_key(operation["id"]))

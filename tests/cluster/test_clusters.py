@@ -12,7 +12,7 @@ from copper.model.api import Limits, NewCluster, Requirements, VmEnded
 from copper.model.errors import BadInput, Conflict, CopperError, NoRoom, NotFound
 from copper.model.users import Quota, User
 from copper.wire import steps
-from tests.cluster.fakes import FakeHost, World, until
+from tests.cluster.fakes import WAIT_S, FakeHost, World, until
 
 MIB = 1 << 20
 
@@ -193,7 +193,7 @@ async def test_a_kill_does_not_wait_for_a_boot_that_hangs() -> None:
         world.host.gate = asyncio.Event()
         booting = asyncio.create_task(world.boot("a"))
         await world.host.at_gate.wait()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(WAIT_S):
             await world.core.kill("a")
         with pytest.raises(Conflict, match="was killed"):
             await booting
@@ -308,7 +308,7 @@ async def test_a_quota_that_is_raised_wakes_who_waits_for_it() -> None:
         waiting = asyncio.create_task(world.ticket(master, maxcpus=2, timeout_ms=60_000))
         await until(lambda: world.core.tickets.waiting == 1)
         await quota(world, "ann", vms=2)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(WAIT_S):
             assert world.book.ticket(await waiting).vms == 1
 
 
@@ -318,7 +318,7 @@ async def test_limits_that_are_raised_wake_who_waits_for_them() -> None:
         waiting = asyncio.create_task(world.ticket(master, maxcpus=2, timeout_ms=60_000))
         await until(lambda: world.core.tickets.waiting == 1)
         await world.core.limit("a", Limits(vms=3), None)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(WAIT_S):
             await waiting
 
 
@@ -387,7 +387,7 @@ async def test_who_waits_is_told_when_the_cluster_is_gone() -> None:
         await world.core.kill("a")
         await world.core.delete("a")
         with pytest.raises(CopperError):
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(WAIT_S):
                 await waiting
         assert world.book.tickets() == []
 

@@ -14,7 +14,7 @@ import httpx2
 from copper.model.errors import NoRoom
 from copper.model.tickets import TicketRequest
 from copper.wire.serve import Listener, serve, unix_socket
-from tests.cluster.fakes import World
+from tests.cluster.fakes import WAIT_S, World
 from tests.cluster.front import serving
 
 CLIENTS = 300
@@ -80,7 +80,7 @@ async def test_connections_beyond_the_descriptors_wait_and_the_server_lives(tmp_
                 for client in held:
                     client.close()
                 transport = httpx2.AsyncHTTPTransport(uds=str(path))
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(WAIT_S):
                     async with httpx2.AsyncClient(transport=transport) as asking:
                         answer = await asking.get("http://copper/v1/health")
                         assert answer.status_code == 200

@@ -17,7 +17,7 @@ from copper.model.settings import Settings
 from copper.store.memory import MemoryStore
 
 NOWHERE = Path("/nonexistent")
-SETTINGS = Settings(state_dir=NOWHERE, run_dir=NOWHERE, clone_deadline_s=0.05)
+SETTINGS = Settings(state_dir=NOWHERE, run_dir=NOWHERE, clone_deadline_s=0.5)
 
 
 class World:

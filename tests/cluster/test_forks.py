@@ -12,7 +12,7 @@ from copper.controller.terms import since_boot
 from copper.model.api import Requirements
 from copper.model.errors import BadInput, Conflict, CopperError, NoRoom, NotFound
 from copper.wire import steps
-from tests.cluster.fakes import FakeHost, World, until
+from tests.cluster.fakes import WAIT_S, FakeHost, World, until
 
 MIB = 1 << 20
 
@@ -248,7 +248,7 @@ async def test_a_waiting_ticket_is_woken_by_a_kill_of_another_cluster() -> None:
         waiting = asyncio.create_task(world.ticket(one, maxcpus=2, timeout_ms=60_000))
         await until(lambda: world.core.tickets.waiting == 1)
         await world.core.kill("b")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(WAIT_S):
             ticket = await waiting
         assert world.book.ticket(ticket).vms == 1
 
@@ -259,7 +259,7 @@ async def test_a_waiting_ticket_is_woken_by_a_host_that_measures_more_room() -> 
         waiting = asyncio.create_task(world.ticket(master, maxcpus=2, timeout_ms=60_000))
         await until(lambda: world.core.tickets.waiting == 1)
         world.host.room = 5
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(WAIT_S):
             await waiting
 
 
@@ -271,7 +271,7 @@ async def test_a_waiting_ticket_is_woken_by_a_host_that_answers_again() -> None:
         waiting = asyncio.create_task(world.ticket(master, maxcpus=4, minvms=2, timeout_ms=60_000))
         await until(lambda: world.core.tickets.waiting == 1)
         world.hosts[1].silent = world.hosts[2].silent = False
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(WAIT_S):
             ticket = await waiting
         assert world.book.ticket(ticket).places == {"h2": 1, "h3": 1}
 
@@ -286,7 +286,7 @@ async def test_a_waiting_ticket_is_woken_by_one_that_expires(
         await until(lambda: world.core.tickets.waiting == 1)
         now = since_boot()
         monkeypatch.setattr("copper.controller.tickets.since_boot", lambda: now + 3)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(WAIT_S):
             assert await waiting
 
 
@@ -437,7 +437,7 @@ async def test_a_vm_that_ends_while_it_waits_gets_no_ticket() -> None:
         await until(lambda: world.core.tickets.waiting == 1)
         await world.core.kill("b")
         with pytest.raises(CopperError):
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(WAIT_S):
                 await waiting
         await until(lambda: world.core.tickets.waiting == 0)
         assert [ticket.holder for ticket in world.book.tickets()] == [0]
@@ -503,7 +503,8 @@ async def test_a_clone_that_is_killed_before_it_runs_takes_its_fork_with_it() ->
         fork = asyncio.create_task(clone(world, master, 3))
         await world.host.at_gate.wait()
         killing = asyncio.create_task(world.call(master, "kill", vmids=[2]))
-        await asyncio.sleep(0.01)
+        begun = {"a-1", "a-3"}
+        await until(lambda: {vm.name for vm in world.book.vms() if vm.state == "starting"} == begun)
         world.host.gate.set()
         with pytest.raises(CopperError):
             await fork

@@ -181,7 +181,7 @@ class Story(RuleBasedStateMachine):
 
     def run(self, work: Coroutine[Any, Any, None]) -> None:
         async def in_time() -> None:
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(300):
                 await work
 
         self.loop.run_until_complete(in_time())
@@ -615,4 +615,4 @@ Story.TestCase.settings = settings(
     derandomize=not SOAK,
     suppress_health_check=list(HealthCheck),
 )
-TestTickets = pytest.mark.timeout(0 if SOAK else 300)(Story.TestCase)
+TestTickets = pytest.mark.timeout(0 if SOAK else 900)(Story.TestCase)

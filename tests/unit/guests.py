@@ -21,7 +21,7 @@ from copper.wire import frames, messages
 from copper.wire.frames import Frame, FrameReader
 from tests.unit.rules import ROOT
 
-DEADLINE = 60  # seconds, for anything that is waited for
+DEADLINE = 120  # seconds, for anything that is waited for
 TICKET = "0c4ba5a2-4b71-4c5c-9d67-4a4a2f2f5a11"
 
 

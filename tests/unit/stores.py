@@ -31,7 +31,7 @@ async def opened(kind: str, folder: Path, history: int = HISTORY) -> AsyncIterat
 async def take(watch: AsyncIterator[list[Change]], count: int) -> list[Change]:
     """So many changes, waiting for them if they are not there yet."""
     changes: list[Change] = []
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(120):
         while len(changes) < count:
             changes += await anext(watch)
     return changes

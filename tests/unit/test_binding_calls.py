@@ -99,12 +99,14 @@ class Host:
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, dict[str, Any]]] = []
+        self.was_asked = asyncio.Event()
         self.result: dict[str, Any] | Exception = {}
 
     async def __call__(self, verb: str, args: dict[str, Any], call: int) -> dict[str, Any]:
         if verb == "join-collected":
             return {}  # the agent's own word that an answer arrived
         self.asked.append((verb, args))
+        self.was_asked.set()
         if verb == "list-tickets" and self.asked[0][0] == "request-ticket":
             return {"tickets": TICKETS}  # a binding whose tickets tell what they hold
         if isinstance(self.result, Exception):
@@ -201,6 +203,7 @@ async def test_a_clone_that_joins_goes_no_further(guest: Guest, driver: Driver) 
     host = Host()
     await guest.session(IDENTITY, host)
     await driver.send("join 7 hello")
+    await host.was_asked.wait()
     with pytest.raises(TimeoutError):
         await driver.answer(deadline=0.5)
     assert host.asked == [("join", {"status": 7, "report": True, "file": "aGVsbG8="})]
@@ -211,6 +214,7 @@ async def test_a_clone_that_joins_without_report(guest: Guest, driver: Driver) -
     host = Host()
     await guest.session(IDENTITY, host)
     await driver.send("join_noreport")
+    await host.was_asked.wait()
     with pytest.raises(TimeoutError):
         await driver.answer(deadline=0.5)
     assert host.asked == [("join", {"status": 0, "report": False})]

@@ -158,6 +158,9 @@ async def test_writes_of_one_key_wait_for_each_other_and_those_of_others_do_not(
         asyncio.create_task(book.commit(put={cluster_key(f"b{n}"): cluster(f"b{n}")}))
         for n in range(5)
     ]
+    async with asyncio.timeout(60):
+        while store.writing < 1 + len(others):  # noqa: ASYNC110
+            await asyncio.sleep(0)
     await asyncio.sleep(0.01)
     assert store.writing == 1 + len(others)
     assert book.cluster("a").next_vmid == 1  # what waits is not seen

@@ -138,7 +138,7 @@ class Reader:
                 await self.came.wait()
 
 
-@pytest.mark.timeout(0 if os.environ.get("COPPER_SOAK") else 120)
+@pytest.mark.timeout(0 if os.environ.get("COPPER_SOAK") else 600)
 @pytest.mark.parametrize("sanitized", [True, False], ids=["checked", "small"])
 async def test_made_up_requests_on_both_sides_change_nothing(sanitized: bool) -> None:
     chance = Chance(17)

@@ -419,9 +419,9 @@ async def test_other_failures_are_named_in_the_clone(guest: Guest) -> None:
 
 
 async def test_a_host_waits_for_hooks_that_take_long(guest: Guest) -> None:
-    hook(guest, "post-clone-on-clone.d/1", "sleep 1.5")
+    hook(guest, "post-clone-on-clone.d/1", "sleep 4")
     program, port, call = await clone(guest)
-    await port.begin(IDENTITY, "clone", call, deadline=1)
+    await port.begin(IDENTITY, "clone", call, deadline=3)
     assert await ended(program) == Ran(0, "3\n", "")
 
 

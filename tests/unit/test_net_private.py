@@ -25,7 +25,7 @@ from copper.net.addresses import GATEWAY, ipv4_of, ipv6_of, link_local_of, mac_o
 from copper.net.networks import Networks
 from copper.net.private import BRIDGE_MAC, open_lone_tap
 
-HEARD_S = 5.0
+HEARD_S = 60.0
 QUIET_S = 0.2
 ALL = "ff:ff:ff:ff:ff:ff"
 IPV4, ARP, IPV6, VLAN = 0x0800, 0x0806, 0x86DD, 0x8100

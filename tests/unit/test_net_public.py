@@ -33,7 +33,7 @@ from copper.net.private import open_lone_tap
 from copper.net.translation import FLOWS
 
 T = TypeVar("T")
-ANSWERED_S = 5.0
+ANSWERED_S = 60.0
 REFUSED_S = 0.3
 ONE, TWO, THREE = "198.51.100.10", "198.51.100.11", "198.51.100.12"
 HOST = "192.0.2.1"  # the host's own, as the namespace that stands for it has it

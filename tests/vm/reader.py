@@ -15,7 +15,7 @@ USER = r"""
 gc-vm() { if [ "$1" = console ]; then printf '\035' | command gc-vm "$@"; else command gc-vm "$@"; fi; }
 """
 MARK = "\x1e"  # ends a command's output; its exit status follows
-DEADLINE_S = 300
+DEADLINE_S = 600
 
 
 class Reader:

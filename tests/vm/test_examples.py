@@ -13,7 +13,7 @@ from tests.vm.machinery import ROOT, Copper, a_copper
 from tests.vm.pages import Example, commands_of, examples_of
 from tests.vm.reader import Reader
 
-pytestmark = pytest.mark.timeout(900)  # the first one builds the image
+pytestmark = pytest.mark.timeout(1800)  # the first one builds the image
 PAGES = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("examples/**/README.md"))
 # every block that a page marks as not run, by its reason
 NOT_RUN = {

@@ -56,7 +56,7 @@ def test_an_agent_killed_while_it_forks_leaves_no_half_of_it(copper: Copper, mic
         while len(listing - before) == 0 and call.poll() is None:
             listing = set(copper.vms("a"))
         copper.stop(signal.SIGKILL)
-        call.communicate(timeout=120)
+        call.communicate(timeout=600)
         copper.start()
         there = {status.name for status in copper.client.statuses()}
         assert there == {vm.name for vm in copper.client.vms("a") if vm.state == "running"}
@@ -100,7 +100,7 @@ def test_a_master_that_is_killed_while_it_forks_leaves_nothing(copper: Copper, m
         while copper.client.facts().standbys < 3 and call.poll() is None:
             pass
         os.kill(pid, signal.SIGKILL)
-        call.communicate(timeout=120)
+        call.communicate(timeout=600)
         copper.client.kill("a")
         copper.run("gc-vc", "delete", "a")
 
@@ -122,7 +122,7 @@ def test_a_clone_whose_qemu_is_killed_while_it_thaws_undoes_the_fork(
             fresh = set(copper.qemus()) - before
         for pid in list(fresh)[:1]:
             os.kill(pid, signal.SIGKILL)
-        out, error = call.communicate(timeout=120)
+        out, error = call.communicate(timeout=600)
         there = {status.name for status in copper.client.statuses()}
         if call.returncode == 0:  # it was a standby that nobody needed, or another took its place
             assert out == b"0\n"

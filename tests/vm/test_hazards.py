@@ -118,7 +118,7 @@ echo $bad; dmesg | grep -ciE 'ext4.*error|i/o error|corrupt' || true
 """
 
 
-@pytest.mark.timeout(900)  # many forks, one after the other
+@pytest.mark.timeout(1800)  # many forks, one after the other
 def test_memory_and_disk_are_of_one_instant(copper: Copper, micro: str) -> None:
     master = copper.boot("a", micro)
     copper.sh(master, WRITER)
@@ -189,7 +189,7 @@ def test_a_fork_in_the_middle_of_messages_mixes_nothing_up(copper: Copper, micro
                 wanted,
             ]
             copper.client.end(clone)
-    assert flood.wait(60) == 0
+    assert flood.wait(300) == 0
     assert seen == 40 * 64 * 65536
     blob = copper.run("gc-vm", "exec", master, "--", "cat", "/root/blob").stdout
     assert digest.hexdigest() == hashlib.sha256(blob * 40).hexdigest()
@@ -210,7 +210,7 @@ def test_a_command_goes_on_in_clones_and_only_the_callers_output_is_attached(
     assert attached.stdout is not None
     first = attached.stdout.readline()
     clones = copper.clone(master, MANY)
-    rest, _ = attached.communicate(timeout=120)
+    rest, _ = attached.communicate(timeout=600)
     assert (first + rest).splitlines() == [f"line {i}" for i in range(1, 61)]
     wait = "until [ -e /root/done ]; do sleep 0.2; done; grep -h '^line' /var/log/gridcentric/exec-*.log | tail -n 1"
     assert set(everywhere(copper, clones, wait)) == {"line 60\n"}

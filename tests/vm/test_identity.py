@@ -75,7 +75,7 @@ def test_the_generation_grows_in_clones(copper: Copper, micro: str) -> None:
     assert [copper.sh(vm, read) for vm in (master, first, second)] == ["0\n0\n", "1\n1\n", "2\n2\n"]
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_every_clone_has_an_ssh_host_key_of_its_own(debian: str, copper: Copper) -> None:
     master = copper.boot("a", debian)
     vms = [master, *copper.clone(master, MANY)]

@@ -17,7 +17,7 @@ from copper.net.translation import uplink_of
 from tests.vm.machinery import Copper, a_copper
 
 POOL = "198.51.100.10-198.51.100.19"
-ANSWERED_S = 30
+ANSWERED_S = 60
 SERVE = "setsid nc -ll -p 80 -e hostname </dev/null >/dev/null 2>&1 &"
 
 

@@ -17,7 +17,7 @@ from tests.vm.scenario.results import Results
 from tests.vm.scenario.seats import Seat
 from tests.vm.scenario.story import BINDINGS, Case, Step, Variables, check, filled, scenario
 
-pytestmark = pytest.mark.timeout(900)  # the first one builds the image
+pytestmark = pytest.mark.timeout(1800)  # the first one builds the image
 CLUSTER = "s"
 ALONE = [case for case in scenario().cases if not case.together]
 TOGETHER = [case for case in scenario().cases if case.together]

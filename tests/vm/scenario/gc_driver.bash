@@ -83,13 +83,14 @@ run() {
 }
 
 beside() {
-    local beats=0 answer pid
-    run "$@" >"$work/beside" &
-    pid=$!
-    while kill -0 "$pid" 2>/dev/null; do
+    local beats=0 answer
+    rm -f "$work/beside"
+    { run "$@" >"$work/beside.part"; mv "$work/beside.part" "$work/beside"; } &
+    until [ -e "$work/beside" ]; do
         read -r -t 0.005 -u 9 _
         beats=$((beats + 1))
     done
+    wait
     answer=$(<"$work/beside")
     printf '%s,"beats":%d}\n' "${answer%\}}" "$beats"
 }

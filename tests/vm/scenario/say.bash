@@ -4,7 +4,7 @@
 folder=$1 number=$2
 [ $# -lt 3 ] || printf '%s\n' "$3" 1<>"$folder/in"
 exec 9<>"$folder/never" # a read from it waits, and starts no process
-for ((tries = 0; tries < 1200; tries++)); do
+for ((tries = 0; tries < 6000; tries++)); do
     mapfile answers <"$folder/out"
     answer=${answers[number - 1]:-}
     if [[ $answer = *$'\n' ]]; then

@@ -22,7 +22,7 @@ from tests.vm.scenario.story import Answer
 
 HERE = Path(__file__).parent
 THERE = "/opt/scenario"
-DEADLINE_S = 120
+DEADLINE_S = 600
 # what a user of the package gridcentric-guest types, with nothing said about where it is
 COMMANDS = {
     "gc": f"{THERE}/gc_driver.bash",
