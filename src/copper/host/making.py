@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
 from copper.host.console import Console, read_log
@@ -23,7 +23,7 @@ from copper.vmm.capabilities import Qemu, accelerator_verdict, decide_accelerato
 from copper.vmm.process import QemuProcess
 from copper.wire.undo import undo
 
-QUIET_DEADLINE_S = 180.0
+QUIET_DEADLINE_S = 600.0
 QUIET_WINDOW_S = 1.0
 QUIET_SHARE = 0.12  # of one processor: an idle guest's ticks under emulation take less
 QUIET_WINDOWS = 3  # so many in a row
@@ -139,22 +139,40 @@ async def _wait_until_quiet(process: QemuProcess) -> None:
     """Returns when the guest has done what booting leaves to do. Raises TimedOut when it never rests."""
     deadline = time.monotonic() + QUIET_DEADLINE_S
     in_a_row = 0
-    used, since = _processor_seconds(process.pid), time.monotonic()
+    before, since = turns_of(process.pid), time.monotonic()
     while in_a_row < QUIET_WINDOWS:
         if time.monotonic() > deadline:
             raise TimedOut(f"the guest was not quiet within {QUIET_DEADLINE_S:g} s of its boot")
         if process.ended.is_set():
             raise CopperError("the guest ended while it booted")
         await asyncio.sleep(QUIET_WINDOW_S)
-        now_used, now = _processor_seconds(process.pid), time.monotonic()
-        share = (now_used - used) / (now - since)
-        in_a_row = in_a_row + 1 if share < QUIET_SHARE else 0
-        used, since = now_used, now
+        after, now = turns_of(process.pid), time.monotonic()
+        in_a_row = in_a_row + 1 if busy_share(before, after, now - since) < QUIET_SHARE else 0
+        before, since = after, now
 
 
-def _processor_seconds(pid: int) -> float:
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+Turns = Mapping[str, tuple[float, float]]
+
+
+def turns_of(pid: int) -> Turns:
+    """By thread of a process, the seconds that it ran and the seconds that it waited for a processor."""
+    found = {}
+    for task in Path(f"/proc/{pid}/task").glob("*"):
+        with contextlib.suppress(OSError):
+            ran, waited, _ = (task / "schedstat").read_text().split()
+            found[task.name] = int(ran) / 1e9, int(waited) / 1e9
+    return found
+
+
+def busy_share(before: Turns, after: Turns, elapsed_s: float) -> float:
+    """How much of the time it ran that it was not kept waiting: 0 to 1, of the busiest thread.
+
+    On a host that has no time for a guest a busy one runs as little as a quiet one; it waits all the more.
+    """
+    shares = [0.0]
+    for thread, (ran, waited) in after.items():
+        ran_before, waited_before = before.get(thread, (0.0, 0.0))
+        its_own = elapsed_s - (waited - waited_before)
+        ran -= ran_before
+        shares.append(min(1.0, ran / its_own) if its_own > 0 else 1.0)
+    return max(shares)
