@@ -1,4 +1,4 @@
-/* Programs that a fork of their machine would break, and what they do about it, as docs/how-to/programs.md has it.
+/* Programs that a fork of their machine would break, and what they do about it, as docs/how-to/connections.md has it.
  *
  *     forked token FILE               keeps a secret number of its own in FILE, renewed when its machine is a copy
  *     forked store PORT LOG           accepts what the first who came writes, and refuses all others
