@@ -224,6 +224,10 @@ class FakeMachine:
         return NEEDS
 
     @property
+    def forks_by_copy(self) -> bool:
+        return False
+
+    @property
     def disks(self) -> tuple[Path, ...]:
         return ()
 

@@ -147,6 +147,10 @@ class Machine(Protocol):
         """Its chain, the file that it writes to last."""
 
     @property
+    def forks_by_copy(self) -> bool:
+        """Whether clones of it are copies of its process, so that none needs to stand by for them."""
+
+    @property
     def layers(self) -> int:
         """How many lie below its memory."""
 

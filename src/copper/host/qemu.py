@@ -26,7 +26,7 @@ from copper.image.machine import Machine as QemuVm
 from copper.image.machine import layers_of
 from copper.image.store import ImageStore
 from copper.image.suspended import SuspendedStore, SuspendedVm
-from copper.image.thaw import check_needs, fork, thaw
+from copper.image.thaw import check_needs, thaw, thaw_copy
 from copper.model.api import ImageInfo
 from copper.model.audit import Found
 from copper.model.errors import CopperError, NoRoom, NotFound, Refused
@@ -169,18 +169,15 @@ class QemuHypervisor:
 
     async def _make(self, image: QemuImage, name: str, tap: int) -> QemuVm:
         """The VM, in its group and not yet running. Raises CopperError; nothing is left then but its group."""
-        if image.seed is not None:
-            try:
-                return await self._fork(image, name, tap)
-            except NoRoom:
-                raise
-            except CopperError as error:
-                log.warning("a seed forks no more, its state is loaded instead: %s", error)
-                image.let_go_of_seed()
-        with trace.span("standby"):
-            process = await self._standbys.take(image.shape, image.needs)
+        process = await self._copy(image, tap)
+        if process is None:
+            with trace.span("standby"):
+                process = await self._standbys.take(image.shape, image.needs)
         grouping = self._put_into_group(process, name)
         try:
+            if process.is_copy:  # what it writes from now on is its group's
+                await undo(_ended(grouping))
+                return await thaw_copy(image, process, self.settings)
             with trace.span("state", unit=process.unit):
                 return await thaw(image, process, self.settings, tap)
         except BaseException:
@@ -189,12 +186,17 @@ class QemuHypervisor:
         finally:
             await undo(_ended(grouping))
 
-    async def _fork(self, image: QemuImage, name: str, tap: int) -> QemuVm:
-        async def born(process: QemuProcess) -> None:
-            await undo(_ended(self._put_into_group(process, name)))
-
-        with trace.span("fork"):
-            return await fork(image, self.settings, tap, born)
+    async def _copy(self, image: QemuImage, tap: int) -> QemuProcess | None:
+        """None: this image has no seed, or one that makes no copies; its state can be loaded."""
+        if image.seed is None:
+            return None
+        try:
+            with trace.span("copy"):
+                return await QemuProcess.fork(self.settings, image.seed, tap)
+        except CopperError as error:
+            log.warning("QEMU is not copied, its state is loaded instead: %s", error)
+            image.let_go_of_seed()
+            return None
 
     def _put_into_group(self, process: QemuProcess, name: str) -> asyncio.Task[None]:
         """A kernel that was not asked for long takes 20 ms for it: as long as a thaw."""

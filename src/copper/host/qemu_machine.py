@@ -86,6 +86,10 @@ class QemuMachine:
         return self._process.needs
 
     @property
+    def forks_by_copy(self) -> bool:
+        return self.needs.accelerator == "tcg" and self._settings.copies
+
+    @property
     def disks(self) -> tuple[Path, ...]:
         return self._machine.disks
 
@@ -150,7 +154,7 @@ class QemuMachine:
                     self._settings,
                     quiesce=self.guest.quiesce,
                     run_on=run_on,
-                    fork=run_on and self.needs.accelerator == "tcg",
+                    fork=run_on and self.forks_by_copy,
                 )
         finally:
             self.guest.resume()

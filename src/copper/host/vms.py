@@ -337,8 +337,10 @@ class Vms:
         return vm
 
     def prepare(self, name: str, count: int) -> None:
-        """Has standbys ready for clones of this VM."""
+        """Has standbys ready for clones of this VM, if they need any."""
         machine = self.get(name).machine
+        if machine.forks_by_copy:
+            return
         self.hypervisor.prepare(machine.shape, machine.needs, count)
 
     async def warm(self, name: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from copper.image.disks import check_room, new_overlay
@@ -14,7 +14,6 @@ from copper.model.errors import Foreign
 from copper.model.machine import Needs
 from copper.model.settings import Settings
 from copper.vmm.process import QemuProcess
-from copper.wire.undo import undo
 
 
 def check_needs(image: str, wanted: Needs, here: Needs) -> None:
@@ -67,32 +66,18 @@ async def thaw(image: Image, process: QemuProcess, settings: Settings, tap: int)
     return machine
 
 
-async def fork(
-    image: Image, settings: Settings, tap: int, born: Callable[[QemuProcess], Awaitable[None]]
-) -> Machine:
-    """As `thaw`, of an image that has a seed: a copy of the process that it was frozen of.
-
-    `born` is told of the process before that does anything. Raises NoRoom or CopperError; neither a process nor a
-    disk is left then.
-    """
-    assert image.seed is not None
+async def thaw_copy(image: Image, process: QemuProcess, settings: Settings) -> Machine:
+    """As `thaw`, for a copy of the process that the image was frozen of: it lacks only a disk of its own."""
     check_room(settings.disks_dir, settings.keep_disk_mib, 1 << 20, "a VM")
     disk = new_overlay(settings.disks_dir, image.disks[-1], image.shape.disk_bytes)
-    layers = [layer.share() for layer in image.layers]
-    process: QemuProcess | None = None
     try:
-        process = await QemuProcess.fork(settings, image.seed, tap)
-        await born(process)
         await process.monitor.change_disk(
             node_of(disk), disk, node_of(image.disks[-1]), image.unused
         )
     except BaseException:
-        if process is not None:
-            await undo(process.end())
-        close_all(layers)
         disk.unlink(missing_ok=True)
         raise
-    return Machine(process, layers, (*image.disks, disk))
+    return Machine(process, [layer.share() for layer in image.layers], (*image.disks, disk))
 
 
 async def _put_memory(process: QemuProcess, layers: Sequence[Layer], tap: int) -> None:

@@ -27,6 +27,7 @@ class Settings:
     layers_mib: int = 0  # most memory for images' layers; 0: what the host has, less keep_free_mib
     keep_disk_mib: int = 256  # room that is left free below state_dir
     standbys: int = 2  # processes kept ready for each shape of VM in use
+    copies: bool = True  # emulated clones are copies of their parent's QEMU process
     clone_deadline_s: float = 60.0
     cpu_ratio: float = 4.0  # virtual processors that are given out for each real one
     ticket_expires_s: float = 300.0  # a ticket that nobody used by then is taken back
@@ -84,6 +85,7 @@ _VARIABLES = {
     "COPPER_LAYERS_MIB": "layers_mib",
     "COPPER_KEEP_DISK_MIB": "keep_disk_mib",
     "COPPER_STANDBYS": "standbys",
+    "COPPER_COPIES": "copies",
     "COPPER_CLONE_DEADLINE_S": "clone_deadline_s",
     "COPPER_CPU_RATIO": "cpu_ratio",
     "COPPER_TICKET_EXPIRES_S": "ticket_expires_s",
