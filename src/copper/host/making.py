@@ -147,7 +147,8 @@ async def _wait_until_quiet(process: QemuProcess) -> None:
             raise CopperError("the guest ended while it booted")
         await asyncio.sleep(QUIET_WINDOW_S)
         after, now = turns_of(process.pid), time.monotonic()
-        in_a_row = in_a_row + 1 if busy_share(before, after, now - since) < QUIET_SHARE else 0
+        rests = busy_share(before, after, now - since) < QUIET_SHARE
+        in_a_row = in_a_row + 1 if rests and not wants_a_processor(process.pid) else 0
         before, since = after, now
 
 
@@ -162,6 +163,15 @@ def turns_of(pid: int) -> Turns:
             ran, waited, _ = (task / "schedstat").read_text().split()
             found[task.name] = int(ran) / 1e9, int(waited) / 1e9
     return found
+
+
+def wants_a_processor(pid: int) -> bool:
+    """Whether a thread of it runs or waits its turn now: what it waits is in its account when it has had that."""
+    for task in Path(f"/proc/{pid}/task").glob("*"):
+        with contextlib.suppress(OSError):
+            if (task / "stat").read_text().rpartition(")")[2].split()[0] == "R":
+                return True
+    return False
 
 
 def busy_share(before: Turns, after: Turns, elapsed_s: float) -> float:
