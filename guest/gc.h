@@ -41,6 +41,7 @@ int show_tickets(const json_t *result, bool as_json);
 int show_domains(const json_t *result, bool as_json);
 int show_joined(const json_t *result, bool as_json);
 extern const char *show_joined_folder; /* where the clones' files go, each by its vmid; NULL: nowhere */
+int show_lines(const json_t *result, bool as_json);
 int show_list(const json_t *result, bool as_json);
 int show_stat(const json_t *result, bool as_json);
 

@@ -100,6 +100,17 @@ int show_domains(const json_t *result, bool as_json)
 	return 0;
 }
 
+int show_lines(const json_t *result, bool as_json)
+{
+	(void)as_json;
+	size_t i;
+	const json_t *line;
+	json_array_foreach(json_object_get(result, "lines"), i, line)
+		if (json_is_string(line))
+			puts(json_string_value(line));
+	return 0;
+}
+
 const char *show_joined_folder;
 
 static bool write_all(FILE *file, const uint8_t *bytes, size_t length)

@@ -179,6 +179,8 @@ const struct gc_verb gc_verbs[] = {
 	{"generation", NULL, "", "prints the number of the clone call that made this VM; it only grows", request_nothing,
 	 show_generation, false},
 	{"list", NULL, "", "shows every live VM of this virtual cluster", request_nothing, show_list, true},
+	{"known-hosts", NULL, "", "shows the SSH host keys of the live VMs, as ssh's KnownHostsCommand",
+	 request_nothing, show_lines, false},
 	{"request-ticket", "rt", "MAXCPUS MINVMS MINCPUSPERVM TIMEOUT_MS",
 	 "reserves room for clones; prints the ticket", request_ticket, show_ticket, false},
 	{"list-tickets", "lt", "", "shows the tickets that this VM holds", request_nothing, show_tickets, false},

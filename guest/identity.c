@@ -2,6 +2,7 @@
 #include "identity.h"
 #include "agent.h"
 #include "host_keys.h"
+#include "login_key.h"
 #include "loop.h"
 #include "machine.h"
 #include "network.h"
@@ -111,6 +112,13 @@ static int take_host_keys(const json_t *session, int64_t received_ns)
 	return host_keys_renew();
 }
 
+static int take_login_key(const json_t *session, int64_t received_ns)
+{
+	(void)received_ns;
+	const json_t *key = json_object_get(session, "login_key");
+	return key ? login_key_take(key) : 0;
+}
+
 static int keep_file(const char *name, const char *text, size_t length)
 {
 	char path[256];
@@ -160,6 +168,7 @@ static const struct {
 	{"name", take_name, NEW | STOOD, true},
 	{"hosts", take_hosts, ALWAYS, true},
 	{"ssh-host-keys", take_host_keys, NEW, true},
+	{"ssh-login-key", take_login_key, NEW, true},
 	{"files", take_files, ALWAYS, false},
 };
 

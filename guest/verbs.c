@@ -46,6 +46,7 @@ static const struct verb verbs[] = {
 	{"kill", NULL, AGAIN_NEVER},
 	{"kill-generation", NULL, AGAIN_NEVER},
 	{"killall", NULL, AGAIN_NEVER},
+	{"known-hosts", NULL, AGAIN_ALWAYS},
 	{"list", NULL, AGAIN_ALWAYS},
 	{"list-ticket-domains", NULL, AGAIN_ALWAYS},
 	{"list-tickets", NULL, AGAIN_ALWAYS},

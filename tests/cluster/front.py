@@ -22,6 +22,7 @@ from copper.controller.capacity import Capacity
 from copper.controller.exposures import Exposures
 from copper.controller.hosts import Hosts
 from copper.controller.leases import Leases
+from copper.controller.logins import Logins
 from copper.controller.networks import Networks
 from copper.controller.rows import ClusterRow, cluster_key, ticket_key, vm_key
 from copper.model.api import (
@@ -83,6 +84,7 @@ class FakeCore:
         hosts, leases = Hosts(Capacity()), Leases(book)
         self.networks = Networks(book, hosts, leases)
         self.exposures = Exposures(book, hosts, leases)
+        self.logins = Logins(book)
 
     async def answer(self, call: GuestCall) -> dict[str, Any]:
         return {"vm": self.book.vm(call.vm).name}

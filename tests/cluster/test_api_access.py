@@ -108,6 +108,7 @@ async def test_what_another_owns_is_not_there_and_is_answered_as_if_it_never_was
             *(("POST", f"/v1/clusters/{{c}}/{verb}", None) for verb in
               ("boot", "kill", "pause", "unpause", "suspend", "resume")),
             ("PUT", "/v1/clusters/{c}/limits", {}),
+            ("GET", "/v1/clusters/{c}/login-key", None),
             ("GET", "/v1/vms?cluster={c}", None),
             ("GET", "/v1/tickets?cluster={c}", None),
             ("GET", "/v1/vms/{v}", None),

@@ -24,10 +24,12 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from copper.controller.api.document import document
+from copper.controller.logins import new_login_key
 from copper.controller.rows import (
     ClusterRow,
     NetworkRow,
     cluster_key,
+    login_key,
     network_key,
     operation_key,
     ticket_key,
@@ -121,6 +123,7 @@ class Server:
             cluster_key("b"): row.model_copy(update={"name": "b"}),
         }
         put |= {vm_key(vm.name): vm for vm in vms}
+        put[login_key("a")] = new_login_key("a")
         put |= {ticket_key("t"): ticket, operation_key("o"): operation}
         if self.served.book.find(network_key("net"), NetworkRow) is None:
             network = NetworkRow(name="net", pool=["203.0.113.1"], mode="nat", created=1.0)

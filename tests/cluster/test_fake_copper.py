@@ -29,12 +29,12 @@ def run() -> Iterator[Run]:
             "COPPER_FAKE_HOSTS": "3",
         }
 
-        def given(*argv: str, stdin: str = "") -> tuple[int, str, str]:
+        def given(*argv: str, stdin: str = "", **more: str) -> tuple[int, str, str]:
             module = argv[0].replace("-", "_")
             code = f"from copper.cli.{module} import main; main()"
             done = subprocess.run(
                 [sys.executable, "-c", code, *argv[1:]],
-                env=environment,
+                env={**environment, **more},
                 input=stdin,
                 capture_output=True,
                 text=True,
@@ -75,6 +75,14 @@ def test_commands_work_as_with_real_machines(run: Run) -> None:
     ticket = out_of(run("gc-vm", "exec", "a-0", "--", "gc", "rt", "1", "1", "1", "0")).split()[1]
     assert out_of(run("gc-vm", "exec", "a-0", "--", "gc", "clone", ticket)) == "0\n"
 
+    # it echoes what comes to port 7, and nothing else is listened on
+    assert out_of(run("gc-vm", "connect", "a-3", "7", stdin="kept\n" * 9999)) == "kept\n" * 9999
+    refused = "gc-vm: nothing listens at port 22 of a-3\n"
+    assert run("gc-vm", "connect", "a-3", "22") == (1, "", refused)
+    status, out, err = run("gc-vm", "ssh", "a-3", "--", "true")
+    assert (status, out, err.count("\n")) == (3, "", 1)
+    assert err.startswith("gc-vm: virtual cluster a has no SSH key: image micro takes none")
+
     # a fake guest refuses what it has not, each in one line
     for argv in (
         ("gc-vm", "exec", "a-1", "--", "ls"),
@@ -89,6 +97,56 @@ def test_commands_work_as_with_real_machines(run: Run) -> None:
     out_of(run("gc-vc", "kill", "a"))
     assert out_of(run("gc-vm", "list", "--format", "name")) == ""
     out_of(run("gc-vc", "delete", "a"))
+
+
+SSH = """\
+#!/bin/sh
+for word; do
+    case $word in
+    IdentityFile=*) key=$(echo "${word#*=}" | tr -d '"') ;;
+    UserKnownHostsFile=*) known=$(echo "${word#*=}" | tr -d '"') ;;
+    ProxyCommand=*) echo "${word#*=}" ;;
+    esac
+done
+stat -c %a "$key" "$known" "$(dirname "$key")"
+head -1 "$key"
+cut -d ' ' -f 1,2 "$known"
+echo "$key" >&2
+while [ "$1" != -- ]; do shift; done
+echo "$@"
+cat
+exit 7
+"""
+
+
+def test_ssh_is_run_with_keys_that_are_gone_afterwards(run: Run, tmp_path: Path) -> None:
+    out_of(run("copper", "up", "--fake"))
+    out_of(run("gc-vc", "create", "a", "--image", "debian-12"))
+    out_of(run("gc-vc", "boot", "a"))
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "100% ours").mkdir()
+    path = f"{tmp_path}/bin"
+    here = {"XDG_RUNTIME_DIR": f"{tmp_path}/100% ours"}
+    status, out, err = run("gc-vm", "ssh", "a-0", PATH=path, **here)
+    assert (status, out) == (1, "")
+    assert err == ("gc-vm: there is no ssh here (install openssh-client; gc-vm exec needs none)\n")
+    (tmp_path / "bin/ssh").write_text(SSH)
+    (tmp_path / "bin/ssh").chmod(0o755)
+    path += f":{os.environ['PATH']}"
+    words = ["--", "echo", "$HOME", "-v"]
+    status, out, err = run("gc-vm", "ssh", "a-0", *words, stdin="hello\n", PATH=path, **here)
+    proxy, *rest = out.splitlines()
+    assert (status, proxy.endswith("connect a-0 22")) == (7, True)
+    assert rest == [
+        *("600", "600", "700", "-----BEGIN OPENSSH PRIVATE KEY-----", "a-0 ssh-ed25519"),
+        *("-- a-0 echo $HOME -v", "hello"),
+    ]
+    assert err.startswith(f"{tmp_path}/100% ours/gc-vm-")
+    assert list((tmp_path / "100% ours").iterdir()) == []
+    listed = out_of(run("gc-vm", "exec", "a-0", "--", "gc", "known-hosts"))
+    assert listed.startswith("a-0,a-0.clusters,10.0.0.1,") and listed.count("\n") == 1
+    for said in (("gc-vc", "show", "a"), ("gc-vm", "show", "a-0"), ("gc-vm", "list")):
+        assert "PRIVATE" not in out_of(run(*said, "--format", "json"))
 
 
 def test_a_node_that_is_killed_finds_its_fake_machines_again(run: Run) -> None:

@@ -104,6 +104,7 @@ ready after     -
 last pause      -
 accelerator     -
 pid             -
+SSH host key    -
 """,
     "gc-vm log demo-0": "boot\r\nlogin: ",
     "gc-vc create new --image micro": "",

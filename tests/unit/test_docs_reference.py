@@ -13,7 +13,7 @@ from copper.model import errors
 from tests.unit.rules import files, text_of
 
 # pages with tables of messages, whose first column is what Copper says
-QUOTING = ["docs/how-to/trouble.md", "docs/how-to/images.md"]
+QUOTING = ["docs/how-to/trouble.md", "docs/how-to/images.md", "docs/how-to/ssh.md"]
 # said by programs that Copper runs
 NOT_OURS = {"No space left on device", "Failed to fetch …"}
 

@@ -305,6 +305,43 @@ async def test_every_vm_has_an_ssh_host_key_where_its_image_asks_for_it(cabled: 
     host.sock.close()
 
 
+LOGIN_KEY = {"private_key": "-----BEGIN\nsecret\n-----END\n", "public_key": "ssh-ed25519 AAAA web"}
+
+
+async def test_a_login_key_is_kept_where_only_root_reads_it(cabled: Cabled) -> None:
+    host = RawHost(await cabled.guest.connection())
+    folder = cabled.guest.folder / "etc"
+    folder.mkdir()
+    await host.begin(5, "boot")
+    assert not list(folder.iterdir())
+    await host.begin(6, "boot", login_key=LOGIN_KEY)
+    private, public = folder / "ssh/id_ed25519", folder / "ssh/authorized_keys"
+    assert (private.read_text(), public.read_text()) == (
+        LOGIN_KEY["private_key"],
+        LOGIN_KEY["public_key"] + "\n",
+    )
+    assert [path.stat().st_mode & 0o777 for path in (private, public)] == [0o600, 0o644]
+    for session, event in enumerate(("clone", "adopt", "resume"), 7):  # which bring none
+        await host.begin(session, event)
+        assert private.read_text() == LOGIN_KEY["private_key"]
+    for path in (cabled.guest.folder / "run").iterdir():
+        assert path.is_socket() or "secret" not in path.read_text()
+    other = {**LOGIN_KEY, "private_key": "another\n"}
+    await host.begin(10, "boot", login_key=other)
+    assert private.read_text() == "another\n"
+    host.sock.close()
+
+
+@pytest.mark.parametrize(
+    "key", [{}, {"private_key": "x"}, {**LOGIN_KEY, "public_key": "x" * 512}, "x"]
+)
+async def test_a_login_key_that_is_none_is_a_failure(cabled: Cabled, key: Any) -> None:
+    (cabled.guest.folder / "etc").mkdir()
+    port = await cabled.guest.port()
+    with pytest.raises(CopperError, match="ssh-login-key: Invalid argument"):
+        await port.begin({**IDENTITY, "login_key": key or {"x": 1}}, "boot", deadline=DEADLINE)
+
+
 async def _message(host: RawHost) -> dict[str, Any]:
     """The next message, with all its members."""
     while (frame := await host.frame()).kind != frames.MESSAGE:

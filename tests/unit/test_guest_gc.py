@@ -212,6 +212,22 @@ async def test_what_clones_left_is_collected_page_by_page(guest: Guest) -> None:
         ]
 
 
+async def test_host_keys_are_lines_page_by_page(guest: Guest) -> None:
+    asked: list[dict[str, Any]] = []
+    lines = [f"web-{vmid},10.0.0.{vmid + 1} ssh-ed25519 AAAA" for vmid in range(5)]
+
+    async def on_call(verb: str, args: dict[str, Any], call: int) -> dict[str, Any]:
+        assert verb == "known-hosts"
+        asked.append(args)
+        return {"lines": lines[3:]} if "after" in args else {"lines": lines[:3], "next": 2}
+
+    port = await guest.session(IDENTITY, on_call)
+    ran = await guest.gc("known-hosts")
+    assert (ran.status, ran.out.splitlines(), ran.err) == (0, lines, "")
+    assert asked == [{}, {"after": 2}]
+    await port.close()
+
+
 async def test_a_file_that_cannot_be_kept_is_named(guest: Guest) -> None:
     (guest.folder / "1").mkdir()
     joined = {"clones": [{"vmid": 1, "status": 0, "file": "AAEC"}]}

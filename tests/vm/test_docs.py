@@ -57,6 +57,7 @@ NOT_RUN = {
         "it takes minutes; tests/bench has a tiny one",
     ],
     "docs/how-to/programs.md": ["the first build takes minutes; tests have the image"],
+    "docs/how-to/ssh.md": ["it takes a key of yours in the VM"],
     "docs/how-to/users.md": ["it needs a certificate"],
     "docs/tutorial/first-fork.md": ["it needs a keyboard"],
 }
@@ -68,6 +69,11 @@ BEFORE = {
     "docs/how-to/accounts.md": "copper up; gc-vc create demo --image micro; gc-vc boot demo",
     "docs/how-to/audit.md": "copper up; gc-vc create demo --image micro; gc-vc boot demo",
     "docs/how-to/images.md": "copper up",
+    "docs/how-to/ssh.md": """
+        copper up
+        gc-vc create demo --image debian-12
+        gc-vc boot demo
+        mkdir site""",
     "docs/how-to/programs.md": "copper up",
     "docs/how-to/connections.md": "copper up",
     "docs/how-to/commands.md": """

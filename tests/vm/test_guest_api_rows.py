@@ -52,7 +52,9 @@ vmid  address   generation  parent  state    host
 RT = "request-ticket MAXCPUS MINVMS MINCPUSPERVM TIMEOUT_MS"
 FORK = WORDS + "fork"
 # commands that change nothing
-ASK = re.compile(r"\bgc (?:vmid|my-ip|ismaster|lt|ltd|list\S*|stat|help|--version)(?![\w-])")
+ASK = re.compile(
+    r"\bgc (?:vmid|my-ip|ismaster|lt|ltd|list\S*|known-hosts|stat|help|--version)(?![\w-])"
+)
 
 
 @dataclass(frozen=True)
@@ -455,6 +457,9 @@ ROWS = [
         left=(0, 1, 2),
     ),
     Row("killall: an argument", "gc killall 1", exit=22, err=usage("killall")),
+    # known-hosts: micro has no sshd, so nobody has a key
+    Row("known-hosts", "gc known-hosts", "", setup="gc clone 3"),
+    Row("known-hosts: an argument", "gc known-hosts a", exit=22, err=usage("known-hosts")),
     # stat
     Row(
         "stat",

@@ -7,6 +7,7 @@ import click
 import copper
 from copper.cli.run import run
 from copper.cli.vm.clone import clone
+from copper.cli.vm.connect import connect
 from copper.cli.vm.console import console
 from copper.cli.vm.exec import exec_
 from copper.cli.vm.kill import kill
@@ -15,6 +16,7 @@ from copper.cli.vm.log import log
 from copper.cli.vm.pull import pull
 from copper.cli.vm.push import push
 from copper.cli.vm.show import show
+from copper.cli.vm.ssh import ssh
 
 
 @click.group(name="gc-vm")
@@ -23,7 +25,7 @@ def group() -> None:
     """Single VMs, named CLUSTER-VMID: demo-0 is the master of demo."""
 
 
-for verb in (list_, show, clone, exec_, push, pull, console, log, kill):
+for verb in (list_, show, clone, exec_, push, pull, console, ssh, connect, log, kill):
     group.add_command(verb)
 
 

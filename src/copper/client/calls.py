@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from copper.model.operations import Operation
 
 LOOK_S = 20.0  # at most so long one request waits for an operation's end
-Kind = Literal["exec", "push", "pull", "console"]
+Kind = Literal["exec", "push", "pull", "console", "connect"]
 
 
 class Client(Api):

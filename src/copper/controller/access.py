@@ -44,7 +44,7 @@ _PRINCIPAL = "copper.principal"
 _SECRET = "copper.secret"
 _NOBODY = "0" * 64
 # what of a host agent's API a user may ask about own VMs
-_OWN_VM = re.compile(r"/host/v1/vms/([^/]+)(?:/(?:log|exec|push|pull|console))?")
+_OWN_VM = re.compile(r"/host/v1/vms/([^/]+)(?:/(?:log|exec|push|pull|console|connect))?")
 
 
 class Access:

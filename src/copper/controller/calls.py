@@ -33,6 +33,7 @@ class Calls:
             "kill": self._kill,
             "kill-generation": self._kill_generation,
             "killall": self._killall,
+            "known-hosts": self._known_hosts,
             "list": self._list,
             "list-ticket-domains": self._list_ticket_domains,
             "list-tickets": self._list_tickets,
@@ -72,6 +73,13 @@ class Calls:
             for vm in self._live(caller)
         ]
         return {"vms": vms}
+
+    async def _known_hosts(self, call: GuestCall, caller: Vm) -> dict[str, Any]:
+        after = call.args.get("after", -1)
+        if isinstance(after, bool) or not isinstance(after, int):
+            raise BadInput(f"known-hosts: expected a vmid to go on after, got {after!r:.40}")
+        lines, following = self._core.logins.known_hosts(caller.cluster, after)
+        return {"lines": lines} | ({} if following is None else {"next": following})
 
     def _live(self, caller: Vm) -> list[Vm]:
         return [vm for vm in self._book.vms(caller.cluster) if vm.state in LIVE]

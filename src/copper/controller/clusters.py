@@ -11,22 +11,33 @@ from copper.controller.endings import Endings
 from copper.controller.exposures import Exposures
 from copper.controller.hosts import Hosts
 from copper.controller.leases import Leases
+from copper.controller.logins import new_login_key
 from copper.controller.networks import Networks, attached, check_egress
-from copper.controller.rows import LIVE, ClusterRow, cluster_key, network_key, ticket_key, vm_key
+from copper.controller.rows import (
+    LIVE,
+    ClusterRow,
+    cluster_key,
+    login_key,
+    network_key,
+    state_of,
+    ticket_key,
+    vm_key,
+)
 from copper.controller.tickets import Tickets
 from copper.model.api import (
     Cluster,
-    ClusterState,
     ImageInfo,
     Limits,
     NewCluster,
     ThawOrder,
     Vm,
     VmLimits,
+    VmStatus,
 )
 from copper.model.errors import BadInput, Conflict, CopperError, NoRoom, NotFound
-from copper.model.machine import Identity, Shape
+from copper.model.machine import Identity, Record, Shape
 from copper.model.names import check_name, vm_name
+from copper.model.ssh import LoginKey
 from copper.net.addresses import ipv4_of, ipv6_of
 from copper.store.contract import Changed
 from copper.wire.steps import step
@@ -72,7 +83,7 @@ class Clusters:
             name=row.name,
             image=row.image,
             shape=row.shape,
-            state=_state_of(live),
+            state=state_of(live),
             owner=row.owner,
             memory_class=row.memory_class,
             placement=row.placement,
@@ -147,20 +158,23 @@ class Clusters:
             egress=egress,
         )
         key = cluster_key(new.name)
+        made: dict[str, Record] = {key: row}
+        if image.ssh:
+            made[login_key(new.name)] = new_login_key(new.name)
         names = attached(new.networks)
         await self._book.settled(key, *(network_key(name) for name in names))
         # from here to the submission nothing else is decided
         for name in names:
             self._networks.row(name)
         try:
-            await asyncio.shield(self._book.submit(expect={key: None}, put={key: row}))
+            await asyncio.shield(self._book.submit(expect={key: None}, put=made))
         except Changed:
             raise Conflict(f"virtual cluster {new.name!r} exists") from None
         await step("create.written")
         try:
             await self._warm(row)
         except CopperError:  # such as an image that is damaged: nothing is left
-            await self._book.commit(expect={key: row}, delete=[key])
+            await self._book.commit(expect={key: row}, delete=list(made))
             raise
         await step("create.warmed")
         return self.shown(row)
@@ -198,7 +212,8 @@ class Clusters:
             raise Conflict(
                 f"virtual cluster {name!r} has VMs", advice=f"gc-vc kill {name} ends them first"
             )
-        keys = [cluster_key(name), *(vm_key(vm.name) for vm in vms), *self._exposures.keys(name)]
+        keys = [cluster_key(name), login_key(name), *(vm_key(vm.name) for vm in vms)]
+        keys += self._exposures.keys(name)
         await asyncio.shield(self._book.submit(expect={cluster_key(name): row}, delete=keys))
         await step("delete.written")
 
@@ -295,9 +310,9 @@ class Clusters:
             await step("boot.planned")
             progress(0, 1)
             order = self.order(row, master, [], row.image)
-            await self._hosts.get(master.host).thaw(order)
+            status = await self._hosts.get(master.host).thaw(order)
             await step("boot.thawed")
-            vm = (await self.running([master]))[0]
+            vm = (await self.running([master], [status]))[0]
             await self._exposures.follow([vm], {vm.name: order.exposure})
         except BaseException:
             await asyncio.shield(self._undo_boot(written, master))
@@ -362,11 +377,16 @@ class Clusters:
             reserved_bytes=vm.reserved_bytes,
             limits=row.vm_limits,
             exposure=self._exposures.ordered(vm),
+            # a clone's guest has it from the one that booted
+            login_key=self._book.find(login_key(vm.cluster), LoginKey) if template else None,
         )
 
-    async def running(self, vms: Sequence[Vm]) -> list[Vm]:
-        """Writes down that these VMs run. Raises Conflict when one has been ended meanwhile."""
-        done = [vm.model_copy(update={"state": "running"}) for vm in vms]
+    async def running(self, vms: Sequence[Vm], found: Sequence[VmStatus]) -> list[Vm]:
+        """Writes down that these VMs run, as hosts found them. Raises Conflict when one has been ended meanwhile."""
+        done = [
+            vm.model_copy(update={"state": "running", "ssh_host_key": status.ssh_host_key})
+            for vm, status in zip(vms, found, strict=True)
+        ]
         try:
             await self._book.commit(
                 expect={vm_key(vm.name): vm for vm in vms}, put={vm_key(vm.name): vm for vm in done}
@@ -374,13 +394,3 @@ class Clusters:
         except Changed:
             raise Conflict(f"a VM of {vms[0].cluster} was ended before it ran") from None
         return done
-
-
-def _state_of(live: Sequence[str]) -> ClusterState:
-    if not live:
-        return "defined"
-    if all(state == "suspended" for state in live):
-        return "suspended"
-    if all(state == "paused" for state in live):
-        return "paused"
-    return "running"

@@ -23,6 +23,7 @@ from copper.controller.hosts import Hosts
 from copper.controller.joins import Joins, Results
 from copper.controller.learning import Learning
 from copper.controller.leases import Leases
+from copper.controller.logins import Logins
 from copper.controller.metrics import Metrics
 from copper.controller.networks import Networks
 from copper.controller.recovery import Recovery
@@ -52,7 +53,12 @@ class Core:
     """One controller over a store and hosts. `open` before anything else."""
 
     def __init__(
-        self, store: Store, *, ticket_expires_s: float = 300.0, report_s: float = 2.0
+        self,
+        store: Store,
+        *,
+        ticket_expires_s: float = 300.0,
+        report_s: float = 2.0,
+        domain: str = "",
     ) -> None:
         self.book = Book(store)
         self.capacity = Capacity()
@@ -62,6 +68,7 @@ class Core:
         self.leases = Leases(self.book)
         self.networks = Networks(self.book, self.hosts, self.leases)
         self.exposures = Exposures(self.book, self.hosts, self.leases)
+        self.logins = Logins(self.book, domain)
         self.tickets = Tickets(self.book, self.hosts, self.leases, self._expected, ticket_expires_s)
         self.results = Results(self.book)
         self.barriers = Barriers(self.book, lambda vm, ticket: bool(self.results.of(vm, ticket)))
@@ -83,6 +90,7 @@ class Core:
             self.endings,
             self.leases,
             self.exposures,
+            self.logins,
         )
         self.whole = Whole(self.book, self.hosts, self.endings, self.forks, self.exposures)
         self.recovery = Recovery(

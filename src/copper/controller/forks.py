@@ -13,6 +13,7 @@ from copper.controller.endings import Endings
 from copper.controller.exposures import Exposures
 from copper.controller.hosts import Hosts
 from copper.controller.leases import Leases
+from copper.controller.logins import Logins
 from copper.controller.rows import cluster_key, ticket_key, vm_key
 from copper.controller.tickets import Tickets
 from copper.model.api import Frozen, Vm, VmStatus
@@ -44,6 +45,7 @@ class Forks:
         endings: Endings,
         leases: Leases,
         exposures: Exposures,
+        logins: Logins,
     ) -> None:
         self._book = book
         self._hosts = hosts
@@ -52,6 +54,7 @@ class Forks:
         self._endings = endings
         self._leases = leases
         self._exposures = exposures
+        self._logins = logins
         # those that are changed as a whole, and until when: not to be forked meanwhile
         self.closed: dict[str, asyncio.Event] = {}
         self._under_way: dict[str, set[asyncio.Task[list[Vm]]]] = collections.defaultdict(set)
@@ -138,10 +141,12 @@ class Forks:
             done, ordered = 0, {}
             progress(0, count)
 
-            def one_more(_: object) -> None:
+            def one_more(thaw: asyncio.Task[VmStatus]) -> None:
                 nonlocal done
                 done += 1
                 progress(done, count)
+                if not thaw.cancelled() and not thaw.exception():
+                    self._logins.heard(thaw.result())
 
             for vm in plan.clones:
                 order = self._clusters.order(row, vm, vmids).model_copy(
@@ -158,10 +163,10 @@ class Forks:
                 thaws.append(thaw)
             await step("clone.ordered")
             with trace.span("thaws"):
-                await asyncio.gather(*thaws)
+                found = await asyncio.gather(*thaws)
             await step("clone.thawed")
             with trace.span("written"):
-                clones = await self._clusters.running(plan.clones)
+                clones = await self._clusters.running(plan.clones, found)
             limits = self._book.cluster(row.name).vm_limits
             if limits != row.vm_limits:  # changed since they were ordered
                 await self._clusters.hold(clones, limits)

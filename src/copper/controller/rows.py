@@ -5,14 +5,16 @@ A key is its table's name, a slash, and the record's own name; the store sees JS
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import Field
 
-from copper.model.api import Limits, MemoryClass, Requirements, Strategy, Vm, VmLimits
+from copper.model.api import ClusterState, Limits, MemoryClass, Requirements, Strategy, Vm, VmLimits
 from copper.model.machine import Record, Shape
 from copper.model.networks import Attachment, Forward, Lease, Mode
 from copper.model.operations import Operation
+from copper.model.ssh import LoginKey
 from copper.model.tickets import Ticket
 from copper.model.usage import Usage
 from copper.model.users import ROOT, Token, User
@@ -24,6 +26,17 @@ HELD = (
     "paused",
     "ending",
 )  # those that take memory and processors of a host
+
+
+def state_of(live: Sequence[str]) -> ClusterState:
+    """Of a virtual cluster, by the states of its live VMs: it runs while one of them does."""
+    if not live:
+        return "defined"
+    if all(state == "suspended" for state in live):
+        return "suspended"
+    if all(state == "paused" for state in live):
+        return "paused"
+    return "running"
 
 
 class ClusterRow(Record):
@@ -124,11 +137,16 @@ TABLES: dict[str, type[Record]] = {
     "usage": UsageRow,
     "counted": Counted,
     "joined": Joined,
+    "login_keys": LoginKey,
 }
 
 
 def cluster_key(name: str) -> str:
     return f"clusters/{name}"
+
+
+def login_key(cluster: str) -> str:
+    return f"login_keys/{cluster}"
 
 
 def vm_key(name: str) -> str:

@@ -213,6 +213,18 @@ async def _list(guest: FakeGuest, words: list[str]) -> Answer:
     ), 0
 
 
+async def _known_hosts(guest: FakeGuest, words: list[str]) -> Answer:
+    _exactly(words)
+    lines: list[str] = []
+    after: dict[str, int] = {}
+    while True:
+        page = await guest.call("known-hosts", after)
+        lines += page["lines"]
+        if "next" not in page:
+            return _lines(lines), 0
+        after = {"after": page["next"]}
+
+
 async def _kill(guest: FakeGuest, words: list[str]) -> Answer:
     await guest.call("kill", {"vmids": [_number("a vmid", word) for word in words]})
     return "", 0
@@ -245,6 +257,7 @@ _GC: dict[str, Callable[[FakeGuest, list[str]], Awaitable[Answer]]] = {
     "ismaster": _ismaster,
     "kill": _kill,
     "killall": _killall,
+    "known-hosts": _known_hosts,
     "list": _list,
     "list-ticket-domains": _list_ticket_domains,
     "list-tickets": _list_tickets,

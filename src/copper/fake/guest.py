@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
+import socket
 from collections.abc import AsyncIterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,23 +15,36 @@ from copper.host.guest_calls import GuestCalls
 from copper.host.streams import PulledFile, Stream
 from copper.model.errors import Conflict, CopperError, TimedOut
 from copper.model.machine import Identity
-from copper.wire.messages import Call
+from copper.model.ssh import public_key_of
+from copper.wire.messages import Call, Ready
 
 if TYPE_CHECKING:
     from copper.fake.commands import Command
     from copper.fake.hypervisor import FakeMachine
 
 VERSION = "fake"
+ECHO = 7  # RFC 862
+_echoing: set[asyncio.Task[None]] = set()
+
+
+async def _echo(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        reader, writer = await asyncio.open_connection(sock=sock)
+        while data := await reader.read(1 << 16):
+            writer.write(data)
+            await writer.drain()
+        writer.close()
 
 
 class FakeGuest:
     """Both ends of a guest's channel, without the channel: what `GuestPort` is to a real one."""
 
-    __slots__ = ("_calls", "_commands", "_machine", "_numbers", "_waiting", "ready")
+    __slots__ = ("_calls", "_commands", "_machine", "_numbers", "_waiting", "login_key", "ready")
 
     def __init__(self, machine: FakeMachine) -> None:
         self._machine = machine
         self.ready = False
+        self.login_key: dict[str, str] | None = None
         self._calls: GuestCalls | None = None  # made when a program calls: most never do
         self._commands: dict[int, Command] | None = None
         self._waiting: dict[int, asyncio.Future[dict[str, Any]]] | None = None
@@ -47,7 +62,7 @@ class FakeGuest:
         *,
         hosts: str = "",
         deadline: float,
-    ) -> None:
+    ) -> Ready:
         """A session, in which the guest is `identity`; what the former one held is over."""
         process = self._machine.process
         self.lost(CopperError("another session began"))
@@ -68,6 +83,10 @@ class FakeGuest:
             raise TimedOut(f"the guest did not take its identity within {deadline:g} s")
         self._machine.process.check()
         self.ready = True
+        new = event in ("boot", "clone") and self._machine.has_ssh
+        self.login_key = identity.get("login_key", self.login_key)
+        key = public_key_of(os.urandom(32)) if new else ""
+        return Ready("ready", 0, VERSION, 0, 0, key)
 
     def tell_hosts(self, lines: str, prefix: int) -> bool:
         """Nobody reads it."""
@@ -146,6 +165,17 @@ class FakeGuest:
     async def pull(self, path: str) -> PulledFile:
         """Raises Refused."""
         raise _refused("files")
+
+    def connect(self, port: int) -> socket.socket:
+        """It echoes what comes to one port, and listens on no other."""
+        if port != ECHO:
+            raise ConnectionRefusedError
+        ours, its = socket.socketpair()
+        task = asyncio.create_task(_echo(its))
+        _echoing.add(task)
+        task.add_done_callback(_echoing.discard)
+        ours.setblocking(False)
+        return ours
 
     def _check(self) -> None:
         self._machine.process.check()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 from copper.fake.guest import FakeGuest
 from copper.fake.process import NEEDS, FakeImage, FakeProcess
-from copper.fake.room import Room, refused
+from copper.fake.room import SHAPES, WITH_SSH, Room, refused
 from copper.host import hypervisor as seam
 from copper.host.records import VmRecord
 from copper.image.freeze import Pause
@@ -82,6 +83,7 @@ class FakeHypervisor:
                 stored_bytes=0,
                 accelerator=NEEDS.accelerator,
                 users=[],
+                ssh=name in WITH_SSH,
             )
             for name, image in self.place.images.items()
         ]
@@ -245,6 +247,15 @@ class FakeMachine:
 
     async def link_up(self) -> None:
         """There is no wire."""
+
+    @property
+    def has_ssh(self) -> bool:
+        """Whether its guest makes host keys and takes a login key: its image is known by its shape."""
+        return any(self.shape == SHAPES[image] for image in WITH_SSH)
+
+    async def connect(self, port: int) -> socket.socket:
+        self.process.check()
+        return self.guest.connect(port)
 
     async def expose(self, exposure: Exposure) -> None:
         if self.place.faults:

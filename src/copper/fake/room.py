@@ -28,6 +28,7 @@ SHAPES = {
     "micro": Shape(memory_mib=256, cpus=1, disk_bytes=256 * MIB),
     "debian-12": Shape(memory_mib=512, cpus=1, disk_bytes=2 * GIB),
 }
+WITH_SSH = {"debian-12"}  # images whose guests make host keys, and take a login key
 
 
 @dataclasses.dataclass(slots=True)

@@ -171,6 +171,10 @@ def routes(agent: HostAgent, others: Sequence[HostAgent] = ()) -> APIRouter:
     async def pull(socket: WebSocket, name: str) -> None:
         await streams_api.pull(socket, lambda: of(name).awake(name))
 
+    @router.websocket("/vms/{name}/connect")
+    async def connect(socket: WebSocket, name: str) -> None:
+        await streams_api.connect(socket, lambda: of(name).awake(name))
+
     @router.websocket("/vms/{name}/console")
     async def console(socket: WebSocket, name: str) -> None:
         await streams_api.console(socket, lambda: of(name).get(name))

@@ -7,6 +7,7 @@ hypervisor object that made it. What is common to all of them is in host/vms.py.
 from __future__ import annotations
 
 import dataclasses
+import socket
 from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -21,6 +22,7 @@ from copper.model.audit import Found
 from copper.model.machine import Identity, Needs, Shape
 from copper.model.networks import Exposure
 from copper.vmm.capabilities import Verdict
+from copper.wire.messages import Ready
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -82,8 +84,8 @@ class Guest(Protocol):
         *,
         hosts: str = "",
         deadline: float,
-    ) -> object:
-        """Returns when the guest's identity is its own. Raises TimedOut, CopperError."""
+    ) -> Ready:
+        """What the guest says when its identity is its own. Raises TimedOut, CopperError."""
 
     def tell_hosts(self, lines: str, prefix: int) -> bool:
         """The names of the other VMs are these now; False when there is no session: the next one says it."""
@@ -170,6 +172,9 @@ class Machine(Protocol):
 
     async def link_up(self) -> None:
         """Puts it on its private network: what it sent before has reached nobody. Raises CopperError."""
+
+    async def connect(self, port: int) -> socket.socket:
+        """A TCP connection to a port of its private address, the caller's. Raises OSError, TimedOut, CopperError."""
 
     async def expose(self, exposure: Exposure) -> None:
         """From now on the world reaches it, and it reaches the world, as `exposure` says and in no other way.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,14 @@ from copper.image.machine import Image as QemuImage
 from copper.image.machine import Machine as QemuVm
 from copper.image.thaw import run
 from copper.model.api import VmLimits
+from copper.model.errors import TimedOut
 from copper.model.machine import Identity, Needs, Shape
 from copper.model.networks import Exposure
 from copper.model.settings import Settings
 from copper.net.networks import Networks
 from copper.vmm.alive import shared_out_bytes
+
+CONNECT_S = 20.0  # that a guest may take to answer: it may be one of many on a busy host
 
 
 class QemuMachine:
@@ -120,6 +124,14 @@ class QemuMachine:
 
     async def link_up(self) -> None:
         await self._networks.link_up(self._identity.cluster, self._identity.vmid)
+
+    async def connect(self, port: int) -> socket.socket:
+        cluster, address = self._identity.cluster, self._identity.ip
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                return await self._networks.connect(cluster, address, port)
+        except TimeoutError:
+            raise TimedOut(f"port {port} of {self.name} does not answer") from None
 
     async def expose(self, exposure: Exposure) -> None:
         await self._networks.expose(self._identity.cluster, self._identity.vmid, exposure)

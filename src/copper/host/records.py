@@ -30,6 +30,7 @@ class VmRecord(Record):
     began: float = 0  # seconds since 1970
     exposure: Exposure | None = None
     machine_id: str = ""
+    ssh_host_key: str = ""
 
 
 class Records(Protocol):

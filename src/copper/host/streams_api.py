@@ -1,9 +1,10 @@
-"""The host agent's WebSockets: exec, push, pull and console (docs/reference/api.md)."""
+"""The host agent's WebSockets: exec, push, pull, console and connect (docs/reference/api.md)."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
@@ -54,6 +55,12 @@ class PullOpening(_Opening):
     """The first message of `pull`."""
 
     path: str
+
+
+class ConnectOpening(_Opening):
+    """The first message of `connect`."""
+
+    port: int = Field(ge=1, le=65_535)
 
 
 class _Gone(Exception):
@@ -251,3 +258,48 @@ async def console(socket: WebSocket, find: Find) -> None:
                 raise CopperError(f"the serial line was lost: {error.strerror}") from error
 
     await _serve(socket, work)
+
+
+async def connect(socket: WebSocket, find: Find) -> None:
+    """A TCP connection to a port of a VM, until the VM ends it or the client is gone."""
+
+    async def work() -> None:
+        opening = ConnectOpening.model_validate(await _receive(socket))
+        vm = find()
+        try:
+            connection = await vm.machine.connect(opening.port)
+        except ConnectionRefusedError:
+            raise CopperError(f"nothing listens at port {opening.port} of {vm.name}") from None
+        except OSError as error:
+            why = os.strerror(error.errno or 0)
+            raise CopperError(f"port {opening.port} of {vm.name}: {why}") from error
+        reader, writer = await asyncio.open_connection(sock=connection)
+        try:
+            await _tell(socket, {"type": "started"})
+            await _until_first(_from_vm(socket, reader), _to_vm(socket, writer))
+            await _tell(socket, {"type": "exit", "code": 0})
+        except OSError as error:
+            why = error.strerror or "it was lost"
+            raise CopperError(f"the connection to port {opening.port}: {why}") from error
+        finally:
+            writer.close()
+
+    await _serve(socket, work)
+
+
+async def _from_vm(socket: WebSocket, reader: asyncio.StreamReader) -> None:
+    while data := await reader.read(PIECE):
+        await _send(socket, data)
+
+
+async def _to_vm(socket: WebSocket, writer: asyncio.StreamWriter) -> None:
+    """What the client sends, until it is gone: `_Gone` says that."""
+    while True:
+        message = await _receive(socket)
+        if isinstance(message, bytes):
+            writer.write(message)
+            await writer.drain()
+        elif message.get("type") == "eof":
+            writer.write_eof()
+        else:
+            raise BadInput("what goes to a port is sent as bytes, then eof")

@@ -23,7 +23,7 @@ from copper.model.settings import Settings
 from copper.vmm.argv import Boot
 from copper.vmm.capabilities import Qemu, accelerator_verdict, needs_of, probe_qemu
 
-BOOT_DEADLINE_S = 300.0
+BOOT_DEADLINE_S = 600.0  # on a host that emulates, and is busy with others
 KVM_PROOF_S = 30.0  # a guest that runs at a processor's own speed is ready long before
 
 
@@ -79,7 +79,7 @@ def build_template(
         image = proven(settings, qemu, attempt)
         try:
             with progress.step("storing the image"):
-                return store.write(folder, image, name, recipe_name, built.digest)
+                return store.write(folder, image, name, recipe_name, built.digest, ssh=recipe.ssh)
         finally:
             image.close()
 

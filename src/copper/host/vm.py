@@ -13,6 +13,7 @@ from copper.image.freeze import Pause
 from copper.model.api import Event, ThawOrder, VmLimits, VmState, VmStatus
 from copper.model.machine import Identity
 from copper.model.networks import Exposure
+from copper.model.ssh import LoginKey
 from copper.net.addresses import PREFIX, place_of
 from copper.wire import trace
 
@@ -31,6 +32,8 @@ class Vm:
     reserved_bytes: int = 0
     began: float = dataclasses.field(default_factory=time.time)
     machine_id: str = ""  # of a guest that has a network; 32 hexadecimal digits
+    ssh_host_key: str = ""  # as its guest said; empty where it made none
+    login_key: LoginKey | None = None  # for a guest that boots, until it has it
     told: tuple[str, int] = ("", 0)  # what it knows of the others: host.names
     exposure: Exposure | None = None  # None: the world does not reach it, nor it the world
     paused_for: str = ""  # why it is paused, when nobody asked for it
@@ -43,7 +46,7 @@ class Vm:
         """One that was ordered; it is no machine that there was before, unless an id says so."""
         vm = cls(order.identity, template, machine)
         vm.limits, vm.reserved_bytes = order.limits, order.reserved_bytes
-        vm.exposure = order.exposure
+        vm.exposure, vm.login_key = order.exposure, order.login_key
         if machine.has_network:
             vm.machine_id = machine_id or secrets.token_hex(16)
         return vm
@@ -62,6 +65,7 @@ class Vm:
             began=record.began,
             exposure=record.exposure,
             machine_id=record.machine_id,
+            ssh_host_key=record.ssh_host_key,
             paused_for=record.paused_for,
         )
 
@@ -101,6 +105,7 @@ class Vm:
             last_pause_ms=self.last_pause.pause_ms if self.last_pause else None,
             reason=self.paused_for,
             exposure=self.exposure,
+            ssh_host_key=self.ssh_host_key,
         )
 
     def record(self) -> VmRecord:
@@ -117,6 +122,7 @@ class Vm:
             began=self.began,
             exposure=self.exposure,
             machine_id=self.machine_id,
+            ssh_host_key=self.ssh_host_key,
         )
 
     async def begin(
@@ -137,8 +143,14 @@ class Vm:
         if self.machine.has_network:
             net = place_of(self.identity.vmid, prefix, domain)
             identity |= {"machine_id": self.machine_id, "net": net}
+        if self.login_key is not None:
+            identity |= {"login_key": self.login_key.model_dump()}
+        guest = self.machine.guest
         with trace.span("identity", line=self.name):
-            await self.machine.guest.begin(identity, event, call, hosts=hosts, deadline=deadline_s)
+            ready = await guest.begin(identity, event, call, hosts=hosts, deadline=deadline_s)
+        # an agent that was started again has forgotten what it made
+        self.ssh_host_key = ready.host_key or self.ssh_host_key
+        self.login_key = None
         if self.state == "starting":  # it may have been paused or ended meanwhile
             self.state = "running"
 

@@ -44,13 +44,18 @@ class Manifest(Record):
     devices_bytes: int
     disk_sha256: str
     disk_bytes: int = Field(description="bytes of the file, not of the disk that a guest sees")
+    ssh: bool = Field(
+        default=False, description="whether its VMs take SSH logins of their virtual cluster"
+    )
     digest: str = ""
 
     def sealed(self) -> Manifest:
         return self.model_copy(update={"digest": self.own_digest()})
 
     def own_digest(self) -> str:
-        text = json.dumps(self.model_dump(exclude={"digest"}), sort_keys=True)
+        # an image of before there was ssh is what it was
+        left_out = {"digest"} if self.ssh else {"digest", "ssh"}
+        text = json.dumps(self.model_dump(exclude=left_out), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -131,6 +136,7 @@ class ImageStore:
             stored_bytes=self.stored_bytes(name),
             accelerator=manifest.needs.accelerator,
             users=[],
+            ssh=manifest.ssh,
         )
 
     def stored_bytes(self, name: str) -> int:
@@ -211,7 +217,14 @@ class ImageStore:
                 Path(lock.name).unlink(missing_ok=True)
 
     def write(
-        self, folder: Path, image: Image, name: str, recipe: str, recipe_digest: str
+        self,
+        folder: Path,
+        image: Image,
+        name: str,
+        recipe: str,
+        recipe_digest: str,
+        *,
+        ssh: bool = False,
     ) -> Manifest:
         """Writes a frozen VM's memory and devices beside its disk in a claimed folder. Raises NoRoom."""
         (layer,) = image.layers
@@ -234,6 +247,7 @@ class ImageStore:
                 devices_bytes=len(image.state),
                 disk_sha256=sha256_of(disk),
                 disk_bytes=disk.stat().st_size,
+                ssh=ssh,
             ).sealed()
             (folder / "manifest.json").write_text(manifest.model_dump_json(indent=1) + "\n")
             for path in folder.iterdir():

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from copper.model.machine import Asked, Identity, Needs, Record, Shape
 from copper.model.networks import Attachment, Exposure
+from copper.model.ssh import LoginKey
 
 VmState = Literal["starting", "running", "paused", "suspended", "ending", "dead"]
 ClusterState = Literal["defined", "running", "paused", "suspended"]
@@ -121,6 +122,9 @@ class Vm(Record):
     memory_mib: int = 0
     reserved_bytes: int = Field(default=0, description="memory that is kept for it on its host")
     public: list[str] = Field(default=[], description="its addresses in public networks")
+    ssh_host_key: str = Field(
+        default="", description='as in known_hosts, "ssh-ed25519 AAAA…"; empty where it made none'
+    )
 
 
 class VmStatus(Record):
@@ -145,6 +149,7 @@ class VmStatus(Record):
     exposure: Exposure | None = Field(
         default=None, description="how the world reaches it; None: not at all, and no way out"
     )
+    ssh_host_key: str = Field(default="", description="that its guest made, as in known_hosts")
 
 
 class ThawOrder(Record):
@@ -160,6 +165,9 @@ class ThawOrder(Record):
     limits: VmLimits = VmLimits()
     exposure: Exposure | None = Field(
         default=None, description="to be in force before its link is up; None: nothing"
+    )
+    login_key: LoginKey | None = Field(
+        default=None, description="handed to a guest that boots, of an image with ssh"
     )
 
 
@@ -260,6 +268,9 @@ class ImageInfo(Record):
     stored_bytes: int
     accelerator: str
     users: list[str] = Field(description="virtual clusters that stand on it")
+    ssh: bool = Field(
+        default=False, description="whether its VMs take SSH logins of their virtual cluster"
+    )
 
 
 class Health(Record):

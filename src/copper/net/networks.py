@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -88,6 +89,16 @@ class Networks:
         Raises Refused, CopperError: it is as it was.
         """
         await self._public.expose(cluster, vmid, exposure)
+
+    async def connect(self, cluster: str, address: str, port: int) -> socket.socket:
+        """A TCP connection from the host's end of this network, the caller's to close. Raises OSError, CopperError."""
+        sock = await self._do(cluster, lambda: self._network(cluster).new_socket())
+        try:
+            await asyncio.get_running_loop().sock_connect(sock, (address, port))
+        except BaseException:
+            sock.close()
+            raise
+        return sock
 
     def adopt(self, cluster: str, vmid: int, exposure: Exposure | None = None) -> None:
         """A VM that an earlier agent gave a tap to; `clear` sees to what is in force for all of them."""

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import socket
 import struct
 import threading
 
@@ -135,6 +136,13 @@ class PrivateNetwork:
             netlink.add_station(port, mac_of(vmid)),
             netlink.set_up(name),
         )
+
+    def new_socket(self) -> socket.socket:
+        """A TCP socket that does not block: what it connects to is of this network, in whatever thread."""
+        namespaces.enter(self.name)
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        return sock
 
     def taps(self) -> list[int]:
         """The vmids that have one."""

@@ -113,7 +113,12 @@ async def _serve(settings: Settings) -> None:
     app = new_app("Copper", copper.__version__)
     store = SqliteStore(settings.state_dir / "state.sqlite")
     await store.open()
-    core = Core(store, ticket_expires_s=settings.ticket_expires_s, report_s=settings.report_s)
+    core = Core(
+        store,
+        ticket_expires_s=settings.ticket_expires_s,
+        report_s=settings.report_s,
+        domain=settings.domain.lower().strip("."),
+    )
     access = Access(core.book)
     # the same requests as over a network, without one
     gate = Gate()

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, TypeAdapter, ValidationError
 
+from copper.model.ssh import is_public_key
 from copper.wire import frames
 
 MESSAGE_MOST = 262_144  # bytes of JSON, over all its frames
@@ -44,6 +45,12 @@ class Ready:
     agent: Text
     uptime_ms: int
     load: int
+    ssh_host_key: Text = ""
+
+    @property
+    def host_key(self) -> str:
+        """The SSH host key, if it can be one: what else a guest says of it gets into no file."""
+        return self.ssh_host_key if is_public_key(self.ssh_host_key) else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,11 +164,16 @@ def parse(text: bytes) -> FromGuest | None:
 def session(
     number: int, identity: Mapping[str, Any], event: str, call: int | None, hosts: str
 ) -> dict[str, Any]:
-    """The message that begins a session, with the time and randomness of now."""
+    """The message that begins a session, with the time and randomness of now.
+
+    An identity's `login_key` goes beside it: the identity is kept where every program can read it.
+    """
+    own = dict(identity)
+    login_key = own.pop("login_key", None)
     message: dict[str, Any] = {
         "type": "session",
         "session": number,
-        "identity": dict(identity),
+        "identity": own,
         "realtime_ns": time.time_ns(),
         "seed": base64.b64encode(os.urandom(SEED_BYTES)).decode(),
         "event": event,
@@ -170,6 +182,8 @@ def session(
         message["call"] = call
     if hosts:
         message["hosts"] = hosts
+    if login_key:
+        message["login_key"] = login_key
     return message
 
 

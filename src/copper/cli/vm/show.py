@@ -35,6 +35,7 @@ MORE = [
     Column("last pause", "status.last_pause_ms", milliseconds),
     Column("accelerator", "status.needs.accelerator"),
     Column("pid", "status.pid"),
+    Column("SSH host key", "ssh_host_key"),
 ]
 
 

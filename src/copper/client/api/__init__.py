@@ -42,6 +42,7 @@ class Api(
         "ImageInfo": "copper.model.api",
         "IssuedToken": "copper.model.users",
         "Lease": "copper.model.networks",
+        "LoginKey": "copper.model.ssh",
         "Network": "copper.model.networks",
         "Operation": "copper.model.operations",
         "Principal": "copper.model.users",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     )
     from copper.model.networks import Attachment
     from copper.model.operations import Operation
+    from copper.model.ssh import LoginKey
 
 
 class ClustersApi(Caller):
@@ -90,6 +91,13 @@ class ClustersApi(Caller):
         """Forgets a virtual cluster that has no VMs."""
         answer: Operation | None = self._ask(
             "None", "DELETE", f"/v1/clusters/{check.a_cluster(name)}", keyed=True, wait=wait
+        )
+        return answer
+
+    def login_key(self, name: str) -> LoginKey:
+        """The SSH key pair of its VMs: who has it logs in to any of them as root."""
+        answer: LoginKey = self._ask(
+            "LoginKey", "GET", f"/v1/clusters/{check.a_cluster(name)}/login-key"
         )
         return answer
 

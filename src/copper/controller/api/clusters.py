@@ -17,6 +17,7 @@ from copper.model.api import Cluster, ClusterState, Limits, NewCluster, Vm, VmLi
 from copper.model.errors import Conflict, Damaged, NoRoom, NotFound
 from copper.model.machine import Record
 from copper.model.operations import OperationKind
+from copper.model.ssh import LoginKey
 from copper.model.users import Principal
 
 _listing = Listing(Cluster, lambda cluster: cluster.name)
@@ -105,6 +106,18 @@ def routes(front: Front) -> APIRouter:
     async def show(name: str, who: Asking) -> Response:
         see_cluster(book, who, name)
         return Response(core.cluster(name).model_dump_json(), media_type=JSON)
+
+    @router.get(
+        "/{name}/login-key",
+        operation_id="login_key",
+        summary="The SSH key pair of its VMs: who has it logs in to any of them as root",
+        response_model=LoginKey,
+        responses=problems(NotFound),
+    )
+    async def login_key(name: str, who: Asking) -> Response:
+        see_cluster(book, who, name)
+        headers = {"cache-control": "no-store"}
+        return Response(core.logins.login_key(name).model_dump_json(), 200, headers, JSON)
 
     @router.delete(
         "/{name}",

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from copper.controller.exposures import Exposures
+from copper.controller.logins import Logins
 from copper.controller.networks import Networks
 from copper.model.api import (
     Cluster,
@@ -43,6 +44,9 @@ class Core(Protocol):
 
     @property
     def exposures(self) -> Exposures: ...
+
+    @property
+    def logins(self) -> Logins: ...
 
     def cluster(self, name: str) -> Cluster: ...
     async def create(self, owner: str, new: NewCluster) -> Cluster: ...

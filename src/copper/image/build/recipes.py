@@ -49,6 +49,7 @@ class Recipe:
     disk_mib: int
     enable: tuple[str, ...] = ()  # systemd units
     mask: tuple[str, ...] = ()  # systemd units
+    ssh: bool = False  # whether its VMs take SSH logins of their virtual cluster
     base: str = ""  # the recipe beside this one that it adds to
     # a program of Copper's sources, by its path there: makes more Debian packages in the folder $1
     packages_from: str = ""
@@ -70,9 +71,10 @@ class Recipe:
 
     @property
     def folders(self) -> tuple[Path, ...]:
-        """Where its files and hooks are: its base's, then its own."""
+        """Where its files and hooks are: what SSH takes, its base's, then its own."""
         beside = self.directory.parent
-        return (beside / self.base, self.directory) if self.base else (self.directory,)
+        base = (beside / self.base,) if self.base else ()
+        return (*((beside / "ssh",) if self.ssh else ()), *base, self.directory)
 
     @property
     def files(self) -> dict[str, Path]:
@@ -193,6 +195,7 @@ def _checks(recipe: Recipe) -> dict[str, bool]:
         "disk_mib": type(recipe.disk_mib) is int and recipe.disk_mib in DISK_MIB,
         "enable": words(recipe.enable),
         "mask": words(recipe.mask),
+        "ssh": type(recipe.ssh) is bool,
         # what it makes is installed by the guest's own dpkg
         "packages_from": recipe.packages_from == ""
         or (matches(_PROGRAM, recipe.packages_from) and recipe.root == "installed"),
