@@ -27,7 +27,6 @@ from copper.wire.undo import undo
 CLOCK_LATE_S = 0.5  # a guest that was paused for longer is told the time
 log = logging.getLogger(__name__)
 
-
 # an image, its template's name, and the id of the machine that it was, if that is what it becomes again
 Source = tuple[Image, str, str]
 
@@ -339,9 +338,8 @@ class Vms:
     def prepare(self, name: str, count: int) -> None:
         """Has standbys ready for clones of this VM, if they need any."""
         machine = self.get(name).machine
-        if machine.forks_by_copy:
-            return
-        self.hypervisor.prepare(machine.shape, machine.needs, count)
+        if not machine.forks_by_copy:
+            self.hypervisor.prepare(machine.shape, machine.needs, count)
 
     async def warm(self, name: str) -> None:
         """Has a stored image in memory and standbys for it. Raises NotFound, Damaged, Foreign."""
