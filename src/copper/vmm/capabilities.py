@@ -17,8 +17,8 @@ from copper.model.machine import Accelerator, Needs
 from copper.model.settings import Settings
 
 OLDEST_QEMU = (7, 2)
-# QEMU emulates a string instruction one step at a time: a guest that clears memory byte by byte with it, since a processor
-# that is fast at this says so, takes seven times longer than with words
+# QEMU emulates a string instruction step by step: a guest whose processor says that it is fast with bytes clears memory
+# seven times slower than by words
 EMULATED = "max,-erms,-fsrm"
 _KVM_CREATE_VM = 0xAE01
 _KVM_GET_API_VERSION = 0xAE00
