@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,12 +26,11 @@ def test_nobody_is_touched_while_half_of_what_is_kept_is_free() -> None:
     assert decide(511 * MIB, KEEP, [holder("a-0", 4000, paused="for-memory")]) == []
 
 
-def test_who_has_most_beyond_its_reservation_is_paused_first() -> None:
+def test_the_youngest_that_has_more_than_was_reserved_for_it_is_paused_first() -> None:
     vms = [
-        holder("guaranteed-0", 4000, 4096),
-        holder("a-1", 90, 32),
-        holder("a-2", 200, 64),
-        holder("a-3", 500, 480),
+        holder("a-1", 90, 32, 1),
+        holder("a-2", 200, 64, 2),
+        holder("a-3", 400, 480, 3),  # younger, and within what was reserved
     ]
     (action,) = decide(200 * MIB, KEEP, vms)
     assert (action.verb, action.vm) == ("pause", "a-2")
@@ -37,6 +38,12 @@ def test_who_has_most_beyond_its_reservation_is_paused_first() -> None:
         "its host is out of memory: 200 MiB are free of 512 that it keeps,"
         " and this VM has 136 MiB more than was reserved for it"
     )
+
+
+def test_a_guaranteed_vm_is_never_chosen() -> None:
+    sure = dataclasses.replace(holder("a-0", 5000, 4096, 9), guaranteed=True)
+    assert decide(200 * MIB, KEEP, [sure]) == decide(0, KEEP, [sure]) == []
+    assert verbs(decide(0, KEEP, [sure, holder("a-1", 1, 32)])) == [("end", "a-1")]
 
 
 def test_the_youngest_is_first_among_equals() -> None:
@@ -51,16 +58,20 @@ def test_who_stands_already_is_not_paused_again() -> None:
 
 
 def test_below_a_quarter_as_many_are_ended_as_give_enough_back() -> None:
-    vms = [holder("a-0", 100, 4), holder("a-1", 90, 4), holder("a-2", 40, 4, paused="for-memory")]
+    vms = [
+        holder("a-0", 100, 4, 3),
+        holder("a-1", 90, 4, 2),
+        holder("a-2", 40, 4, 1, paused="for-memory"),
+    ]
     assert verbs(decide(100 * MIB, KEEP, vms)) == [("end", "a-0"), ("end", "a-1")]
     assert verbs(decide(0, KEEP, vms[2:])) == [("end", "a-2")]
 
 
-def test_what_was_paused_for_memory_goes_on_one_by_one_the_smallest_first() -> None:
+def test_what_was_paused_for_memory_goes_on_one_by_one_the_eldest_first() -> None:
     vms = [
-        holder("a-0", 100, 4, paused="for-memory"),
-        holder("a-1", 90, 4, paused="for-memory"),
-        holder("a-2", 10, 4, paused="asked"),
+        holder("a-0", 100, 4, 2, paused="for-memory"),
+        holder("a-1", 90, 4, 1, paused="for-memory"),
+        holder("a-2", 10, 4, 0, paused="asked"),
     ]
     assert verbs(decide(512 * MIB, KEEP, vms)) == [("unpause", "a-1")]
 
@@ -73,6 +84,7 @@ holders = st.lists(
         reserved_bytes=st.integers(0, 4096 * MIB),
         began=st.floats(0, 100),
         paused=st.sampled_from(["", "asked", "for-memory"]),
+        guaranteed=st.booleans(),
     ),
     max_size=20,
 )
@@ -85,6 +97,7 @@ def test_each_is_told_one_thing_that_fits_its_state(available: int, vms: list[Ho
     assert len({action.vm for action in actions}) == len(actions)
     for action in actions:
         vm = by_name[action.vm]
+        assert not vm.guaranteed
         if action.verb == "pause":
             assert not vm.paused
             assert KEEP // 4 <= available < KEEP // 2

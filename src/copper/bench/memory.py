@@ -46,7 +46,7 @@ def memory_of(pid: int) -> Memory:
     try:
         status = _fields(Path(f"/proc/{pid}/status").read_text())
         rollup = _fields(Path(f"/proc/{pid}/smaps_rollup").read_text())
-        pages = own_pages(pid)
+        pages = sum(pages_of(pid).own.values())
     except OSError as error:
         raise CopperError(f"the memory of process {pid} cannot be read: {error}") from error
     return Memory(
@@ -64,29 +64,77 @@ def _fields(text: str) -> dict[str, int]:
     return {name: int(kib) * 1024 for name, kib in found}
 
 
+GUEST, CODE, QEMU = "guest", "code", "qemu"  # what an anonymous page is for
 _FILE, _SWAPPED, _PRESENT, _EXCLUSIVE = 1 << 61, 1 << 62, 1 << 63, 1 << 56
 _ENTRIES = 1 << 16  # that are read at a time
 
 
-def own_pages(pid: int) -> int:
-    """Anonymous pages that this process alone maps, those that are swapped out included (pagemap). Raises OSError."""
-    count = 0
-    with (
-        Path(f"/proc/{pid}/maps").open() as maps,
-        Path(f"/proc/{pid}/pagemap").open("rb", 0) as map,
-    ):
-        for line in maps:
-            begin, end = (int(part, 16) // mmap.PAGESIZE for part in line.split()[0].split("-"))
-            if begin * mmap.PAGESIZE >= 1 << 63:
-                continue  # the kernel's own
-            for at in range(begin, end, _ENTRIES):
-                raw = os.pread(map.fileno(), 8 * min(_ENTRIES, end - at), at * 8)
-                for entry in array.array("Q", raw):
-                    if entry & _SWAPPED or entry & (_PRESENT | _FILE | _EXCLUSIVE) == (
-                        _PRESENT | _EXCLUSIVE
-                    ):
-                        count += 1
-    return count
+@dataclasses.dataclass(frozen=True)
+class Pages:
+    """Anonymous pages of a process by what they are for: its own, and those that siblings map as well."""
+
+    own: dict[str, int]
+    shared: dict[str, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Mapping:
+    begin: int  # pages
+    end: int
+    rights: str
+    path: str
+
+
+def pages_of(pid: int, memory_bytes: int = 0) -> Pages:
+    """What the page map of a QEMU with so much guest memory says (linux: admin-guide/mm/pagemap). Raises OSError.
+
+    Swapped-out pages count as own. Translated code is what is anonymous and can be executed.
+    """
+    mappings = _mappings(Path(f"/proc/{pid}/maps").read_text())
+    begin, end = _guest(mappings, memory_bytes // mmap.PAGESIZE)
+    own, shared = dict.fromkeys((GUEST, CODE, QEMU), 0), dict.fromkeys((GUEST, CODE, QEMU), 0)
+    with Path(f"/proc/{pid}/pagemap").open("rb", 0) as map:
+        for one in mappings:
+            what = QEMU
+            if begin <= one.begin < end:
+                what = GUEST
+            elif "x" in one.rights and not one.path:
+                what = CODE
+            for at in range(one.begin, one.end, _ENTRIES):
+                raw = os.pread(map.fileno(), 8 * min(_ENTRIES, one.end - at), at * 8)
+                for entry in filter(None, array.array("Q", raw)):
+                    if entry & _SWAPPED or entry & (_PRESENT | _FILE) == _PRESENT:
+                        alone = entry & (_EXCLUSIVE | _SWAPPED)
+                        counts = own if alone else shared
+                        counts[what] += 1
+    return Pages(own, shared)
+
+
+def _mappings(text: str) -> list[_Mapping]:
+    found = []
+    for line in text.splitlines():
+        where, rights, _, _, _, *path = line.split(maxsplit=5)
+        begin, end = (int(part, 16) // mmap.PAGESIZE for part in where.split("-"))
+        if begin * mmap.PAGESIZE < 1 << 63:  # what is above is the kernel's own
+            found.append(_Mapping(begin, end, rights, "".join(path)))
+    return found
+
+
+def _guest(mappings: list[_Mapping], most: int) -> tuple[int, int]:
+    """Where guest memory is: layers, and what touches them on both sides, `most` pages at most."""
+    layers = [at for at, one in enumerate(mappings) if "memfd:copper-layer" in one.path]
+    if not layers:
+        return 0, 0
+    first, last = layers[0], layers[-1]
+    while first and mappings[first - 1].end == mappings[first].begin:
+        if mappings[last].end - mappings[first - 1].begin > most or mappings[first - 1].path:
+            break
+        first -= 1
+    while last + 1 < len(mappings) and mappings[last + 1].begin == mappings[last].end:
+        if mappings[last + 1].end - mappings[first].begin > most or mappings[last + 1].path:
+            break
+        last += 1
+    return mappings[first].begin, mappings[last].end
 
 
 class Floor:

@@ -224,6 +224,7 @@ def start(
         "COPPER_FAKE": "1" if settings.fake else "0",
         "COPPER_NETWORKS": ",".join(settings.networks),
         "COPPER_DNS": settings.dns,
+        "COPPER_KEEP_FREE_MIB": str(settings.keep_free_mib),
         "COPPER_TRACE": settings.trace,
         "COPPER_CPU_RATIO": "1000",  # what is measured is the fork, not the refusal
         "COPPER_READY_FD": str(say),
@@ -252,6 +253,14 @@ def start(
             process.wait()
             raise
     return process
+
+
+def again(place: Place, *, keep_free_mib: int) -> None:
+    """Ends this Copper, whose VMs run on, and starts it again with another reserve. Raises TimedOut."""
+    place.process.send_signal(signal.SIGTERM)
+    place.process.wait(END_S)
+    place.settings = dataclasses.replace(place.settings, keep_free_mib=keep_free_mib)
+    place.process = start(place.settings, place.folder)
 
 
 def _end(place: Place) -> None:

@@ -173,3 +173,75 @@ def repurpose(turns: int | None, clones: int, out: Path | None) -> int:
     from copper.bench.repurpose import main
 
     return main(turns=turns, clones=clones, out=out, settings=here.settings())
+
+
+@bench.command()
+@click.option("--rounds", type=Number("n", 1, 10_000), help="Rounds; 5 when not given.")
+@click.option("--clones", type=Number("n", 1, 1024), default=40, help="At once; 40.")
+@click.option("--wait", type=Amount("s", 86_400), default=60.0, help="For what grows; 60.")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="The folder for bench-memory.json; ./bench when not given.",
+)
+def memory(rounds: int | None, clones: int, wait: float, out: Path | None) -> int:
+    """Measure what clones cost in memory, byte by byte, and what the host lost by them.
+
+    Prints tables. Exit status 1 when something could not be measured.
+    """
+    from copper.bench.footprint import main
+
+    return main(rounds=rounds, clones=clones, wait_s=wait, out=out, settings=here.settings())
+
+
+@bench.command()
+@click.option("--rounds", type=Number("n", 1, 10_000), help="Rounds; 10 when not given.")
+@click.option("--depth", type=Number("n", 1, 1000), default=32, help="Generations; 32.")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="The folder for bench-depth.json; ./bench when not given.",
+)
+def depth(rounds: int | None, depth: int, out: Path | None) -> int:
+    """Measure forks of forks, many generations deep.
+
+    Prints tables. Exit status 1 when something could not be measured.
+    """
+    from copper.bench.depth import main
+
+    return main(rounds=rounds, deepest=depth, out=out, settings=here.settings())
+
+
+@bench.command()
+@click.option("--clones", type=Number("n", 1, 5000), default=400, help="400.")
+@click.option("--size", type=MEMORY, default=256, help="MiB of each guest; 256.")
+@click.option("--write", type=MEMORY, default=96, help="MiB that each comes to use; 96.")
+@click.option("--watch", type=Amount("s", 86_400), default=900.0, help="At most; 900.")
+@click.option(
+    "--within",
+    type=MEMORY,
+    help="MiB that they may come to use before they are paused; what the host has when not given.",
+)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="The folder for bench-oversubscribe.json; ./bench when not given.",
+)
+def oversubscribe(
+    clones: int, size: int, write: int, watch: float, within: int | None, out: Path | None
+) -> int:
+    """Run more guest memory than the host has, and have all of it used.
+
+    Prints a table of who was paused and ended, and why nobody lost a byte. Exit status 1 when it could not be done.
+    """
+    from copper.bench.oversubscribe import main
+
+    return main(
+        clones=clones,
+        memory_mib=size,
+        write_mib=write,
+        watch_s=watch,
+        within_mib=within or 0,
+        out=out,
+        settings=here.settings(),
+    )

@@ -1,10 +1,12 @@
 """Who gives way when a host runs out of memory: Copper chooses, by a stated order, and says why.
 
-Of the memory that the host keeps for itself (COPPER_KEEP_FREE_MIB) half may be used up before VMs are paused, one after
-another, and three quarters before VMs are ended. First is whoever has most of its own beyond what was reserved for it:
-so those whose whole memory is reserved come last. Among equals the youngest is first. What was paused goes on, in the
-opposite order, as soon as all that the host keeps is free again. Should Copper be too late, the kernel chooses a QEMU
-(`OOM_SCORE` in vmm/process.py), never the agent. `decide` is pure; `MemoryGuard` looks and acts.
+Of the memory that the host keeps for itself (COPPER_KEEP_FREE_MIB) a quarter may be used up before what serves no VM
+now is given back (standbys), half before VMs are paused, one after another, and three quarters before VMs are ended.
+A VM whose whole memory is reserved (`--memory-class guaranteed`) is never chosen. Of the others those that have more
+than was reserved for them come first, and among them the youngest. What was paused goes on, in the opposite order, as
+soon as all that the host keeps is free again. Each is written to the log, and a VM's own state and reason say it.
+Should Copper be too late, the kernel chooses a QEMU (`OOM_SCORE` in vmm/process.py), never the agent. `decide` is
+pure; `MemoryGuard` looks and acts.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ class Holder:
     reserved_bytes: int
     began: float
     paused: Literal["", "asked", "for-memory"] = ""
+    guaranteed: bool = False
 
     @property
     def beyond(self) -> int:
@@ -51,7 +54,10 @@ class Action:
 
 def decide(available: int, keep: int, vms: Iterable[Holder]) -> list[Action]:
     """What to do when so many bytes are free of `keep` that should be."""
-    order = sorted(vms, key=lambda vm: (-vm.beyond, -vm.began, vm.name))
+    order = sorted(
+        (vm for vm in vms if not vm.guaranteed),
+        key=lambda vm: (vm.beyond <= 0, -vm.began, vm.name),
+    )
     if available < keep // 4:
         return _end(available, keep, order)
     if available < keep // 2:
@@ -90,6 +96,7 @@ class MemoryGuard:
         self._vms = vms
         self._keep = vms.settings.keep_free_mib * MIB
         self._task: asyncio.Task[None] | None = None
+        self._gave_back = False
 
     def start(self) -> None:
         """Watches from now on, where the host says how much memory it has."""
@@ -110,6 +117,7 @@ class MemoryGuard:
 
     async def look(self, available: int) -> None:
         """Does what `decide` says of so many free bytes."""
+        await self._give_back(available)
         paused = any(vm.paused_for for vm in self._vms.all())
         if available >= self._keep // 2 and not paused:
             return
@@ -120,14 +128,28 @@ class MemoryGuard:
             except (CopperError, OSError) as error:
                 log.error("VM %s cannot be told to %s: %s", action.vm, action.verb, error)
 
+    async def _give_back(self, available: int) -> None:
+        """What no VM needs now, once each time that memory becomes short."""
+        if available >= self._keep:
+            self._gave_back = False
+        elif available < self._keep // 4 * 3 and not self._gave_back:
+            self._gave_back = True
+            log.warning(
+                "memory becomes short, standbys are ended: %d MiB are free of %d that this host keeps",
+                available // MIB,
+                self._keep // MIB,
+            )
+            await self._vms.hypervisor.drop_standbys()
+
     def _holders(self) -> list[Holder]:
         holders = []
         for vm in self._vms.all():
             paused: Literal["", "asked", "for-memory"] = ""
             if vm.state == "paused":
                 paused = "for-memory" if vm.paused_for else "asked"
-            own = vm.machine.own_bytes()
-            holders.append(Holder(vm.name, own, vm.reserved_bytes, vm.began, paused))
+            own, nominal = vm.machine.own_bytes(), vm.machine.shape.memory_bytes
+            reserved = vm.reserved_bytes
+            holders.append(Holder(vm.name, own, reserved, vm.began, paused, reserved >= nominal))
         return holders
 
     async def _do(self, action: Action) -> None:
