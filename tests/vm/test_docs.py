@@ -58,6 +58,7 @@ NOT_RUN = {
         "it takes minutes; tests/bench has a tiny one",
         "it takes minutes; tests/bench has a tiny one",
         "it uses all memory of the host; tests/bench has a tiny one",
+        "it takes an hour; tests/bench has a tiny one",
     ],
     "docs/how-to/programs.md": ["the first build takes minutes; tests have the image"],
     "docs/how-to/ssh.md": ["it takes a key of yours in the VM"],

@@ -245,3 +245,22 @@ def oversubscribe(
         out=out,
         settings=here.settings(),
     )
+
+
+@bench.command()
+@click.option("--minutes", type=click.FloatRange(0.05, 100_000), default=60.0, help="60.")
+@click.option("--vms", type=Number("n", 8, 5000), default=200, help="At most; 200.")
+@click.option("--seed", type=Number("n", 0, 1 << 30), help="Of what is chosen at random.")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="The folder for bench-soak.json; ./bench when not given.",
+)
+def soak(minutes: float, vms: int, seed: int | None, out: Path | None) -> int:
+    """Fork, end, pause and suspend VMs at random, and look for what grows, is left or is wrong.
+
+    Prints a table. Exit status 1 when something was wrong.
+    """
+    from copper.bench.soak import main
+
+    return main(minutes=minutes, vms=vms, seed=seed, out=out, settings=here.settings())
