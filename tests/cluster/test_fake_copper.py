@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -147,6 +148,25 @@ def test_ssh_is_run_with_keys_that_are_gone_afterwards(run: Run, tmp_path: Path)
     assert listed.startswith("a-0,a-0.clusters,10.0.0.1,") and listed.count("\n") == 1
     for said in (("gc-vc", "show", "a"), ("gc-vm", "show", "a-0"), ("gc-vm", "list")):
         assert "PRIVATE" not in out_of(run(*said, "--format", "json"))
+
+
+def test_a_user_from_elsewhere_reaches_own_vms_only(run: Run) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        at = f"127.0.0.1:{free.getsockname()[1]}"
+    out_of(run("copper", "up", "--fake", COPPER_LISTEN=at))
+    away = {}
+    for user in ("ann", "eve"):
+        out_of(run("copper", "user", "create", user))
+        token = out_of(run("copper", "token", "create", user)).strip()
+        away[user] = {"COPPER_URL": f"http://{at}", "COPPER_TOKEN": token}
+    out_of(run("gc-vc", "create", "a", "--image", "debian-12", **away["ann"]))
+    out_of(run("gc-vc", "boot", "a", **away["ann"]))
+    echo = ("gc-vm", "connect", "a-0", "7")
+    assert out_of(run(*echo, stdin="hello\n", **away["ann"])) == "hello\n"
+    for argv in (echo, ("gc-vm", "ssh", "a-0")):
+        status, out, err = run(*argv, **away["eve"])
+        assert (status, out) == (3, "")
+        assert err.startswith("gc-vm: there is no VM 'a-0'")
 
 
 def test_a_node_that_is_killed_finds_its_fake_machines_again(run: Run) -> None:

@@ -174,7 +174,14 @@ async def test_a_stream_ends_with_its_token(how: str, monkeypatch: pytest.Monkey
     assert [(message["type"], message["code"]) for message in sent] == [("websocket.close", 1008)]
 
 
-OWN = [("GET", ""), ("GET", "/log"), ("WS", "/exec"), ("WS", "/push"), ("WS", "/pull")]
+OWN = [
+    ("GET", ""),
+    ("GET", "/log"),
+    ("WS", "/exec"),
+    ("WS", "/push"),
+    ("WS", "/pull"),
+    ("WS", "/connect"),
+]
 NOT = [
     ("PUT", "/host/v1/vms/a-0"),
     ("DELETE", "/host/v1/vms/a-0"),

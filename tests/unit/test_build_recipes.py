@@ -47,6 +47,7 @@ def test_an_unknown_recipe_is_answered_with_those_there_are(name: str) -> None:
         ("memory_mib = 256", "memory_mib = 0", "memory_mib is not right: 0"),
         ("disk_mib = 256", "disk_mib = true", "disk_mib is not right: True"),
         ('root = "unpacked"', 'root = "rolled"', "root is not right"),
+        ("disk_mib = 256", "disk_mib = 256\nssh = 1", "ssh is not right: 1"),
         ('["busybox-static"]', '["Busy Box"]', "packages is not right"),
         ("packages = [", "packages = ", "recipe.toml"),
     ],
@@ -66,6 +67,20 @@ def test_a_recipe_adds_to_its_base() -> None:
     assert (dev.suite, dev.kernel, dev.cmdline) == (base.suite, base.kernel, base.cmdline)
     assert (dev.enable, dev.mask, dev.files) == (base.enable, base.mask, base.files)
     assert dev.disk_mib > base.disk_mib
+
+
+def test_a_recipe_with_ssh_has_the_files_that_it_takes(folder: Path) -> None:
+    server, client = (f"etc/ssh/{kind}_config.d/gridcentric.conf" for kind in ("sshd", "ssh"))
+    assert {server, client, "etc/gridcentric/renew-ssh-host-keys"} < recipes.load(
+        "debian-12"
+    ).files.keys()
+    assert not [name for name in recipes.load("micro").files if "ssh" in name]
+    own = folder / "debian-12/files" / server
+    own.parent.mkdir(parents=True)
+    own.write_text("of the recipe\n")
+    for name in ("debian-12", "debian-12-dev"):  # which stands on it
+        assert recipes.load(name, folder).files[server] == own
+        assert recipes.load(name, folder).ssh
 
 
 def test_a_recipes_files_lie_over_its_bases(folder: Path) -> None:
