@@ -43,7 +43,7 @@ NFT = 0  # what VMs may send is known ahead for 64 of them
 # of Copper's process for each clone, by /proc/PID/io: bytes and calls of read and write. Its record, twice; requests
 BYTES = 12_000
 CALLS = 25
-FILES = 11  # descriptors of Copper's process for each clone: its sockets, its layers (one for each fork before), its process
+FILES = 11  # descriptors of Copper's process for each clone: sockets, its process, a layer for each fork before it
 PAGES = 1000  # that an idle clone has written in a second, itself and what its kernel does
 LAYER_BYTES = 4 << 20
 

@@ -25,6 +25,7 @@ from copper.model.networks import Exposure
 from copper.model.settings import Settings
 from copper.net.networks import Networks
 from copper.vmm.alive import shared_out_bytes
+from copper.wire.undo import undo
 
 CONNECT_S = 20.0  # that a guest may take to answer: it may be one of many on a busy host
 
@@ -168,12 +169,23 @@ class QemuMachine:
                     run_on=run_on,
                     fork=run_on and self.forks_by_copy,
                 )
+                await self._move_seed(image)
         finally:
             self.guest.resume()
         self._hold_image(image)
         if run_on:
             shorten(self._machine)
         return image, pause
+
+    async def _move_seed(self, image: QemuImage) -> None:
+        """Out of this VM's group, while that has no limit: what copies write is not this VM's."""
+        if image.seed is None or self._limits.own_bytes is None:
+            return  # it is moved in the background
+        try:
+            await undo(asyncio.to_thread(self._groups.put_back, image.seed.pid))
+        except BaseException:
+            image.close()
+            raise
 
     def watch(self) -> None:
         self._watcher = asyncio.create_task(self._watch())
