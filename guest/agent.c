@@ -62,9 +62,11 @@ static void say_ready(uint32_t session)
 	struct sysinfo info = {0};
 	sysinfo(&info); /* not /proc: a clone runs this before anything else, and every path is new to it */
 	const char *key = host_keys_public();
-	channel_send(json_pack("{s:s, s:I, s:s, s:I, s:I, s:s*}", "type", "ready", "session", (json_int_t)session, "agent",
+	const json_t *public = json_object_get(json_object_get(identity(), "net"), "public");
+	channel_send(json_pack("{s:s, s:I, s:s, s:I, s:I, s:I, s:s*}", "type", "ready", "session", (json_int_t)session, "agent",
 			       VERSION, "uptime_ms", (json_int_t)(monotonic_ns() / 1000000), "load",
-			       (json_int_t)(info.loads[0] * 100 >> SI_LOAD_SHIFT), "ssh_host_key",
+			       (json_int_t)(info.loads[0] * 100 >> SI_LOAD_SHIFT), "public",
+			       (json_int_t)json_array_size(public), "ssh_host_key",
 			       *key ? key : NULL));
 }
 

@@ -166,7 +166,8 @@ int interface_remove(int fd, const struct interface *interface, const struct add
 	return error == EADDRNOTAVAIL ? 0 : error;
 }
 
-int interface_route(int fd, const struct interface *interface, const struct address *gateway)
+int interface_route(int fd, const struct interface *interface, const struct address *gateway,
+		    const struct address *source)
 {
 	struct netlink_request request;
 	struct rtmsg route = {
@@ -179,6 +180,8 @@ int interface_route(int fd, const struct interface *interface, const struct addr
 	netlink_begin(&request, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, &route, sizeof route);
 	netlink_add(&request, RTA_GATEWAY, gateway->bytes, address_bytes(gateway));
 	netlink_add(&request, RTA_OIF, &interface->index, sizeof interface->index);
+	if (source)
+		netlink_add(&request, RTA_PREFSRC, source->bytes, address_bytes(source));
 	return netlink_ask(fd, &request, NULL, NULL);
 }
 

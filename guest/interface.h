@@ -8,7 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { ADDRESSES_AT_ONCE = 16, MAC_BYTES = 6 };
+enum { ADDRESSES_AT_ONCE = 64, MAC_BYTES = 6 };
 
 /* An address with its network's size; family is AF_INET or AF_INET6. */
 struct address {
@@ -37,8 +37,9 @@ int interface_addresses(int fd, const struct interface *interface, struct addres
 int interface_add(int fd, const struct interface *interface, const struct address *address);
 int interface_remove(int fd, const struct interface *interface, const struct address *address);
 
-/* The way out by this gateway, instead of any other of its family. */
-int interface_route(int fd, const struct interface *interface, const struct address *gateway);
+/* The way out by this gateway, instead of any other of its family; source: the card's address that it is used with, or NULL. */
+int interface_route(int fd, const struct interface *interface, const struct address *gateway,
+		    const struct address *source);
 
 /* Forgets IPv6 routes over the card; those of IPv4 go with its last address. */
 int interface_forget_routes(int fd, const struct interface *interface);

@@ -12,15 +12,16 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { OWN_MOST = 3, ROUNDS = 64, NAME_MOST = 253 };
+enum { PRIVATE = 3, PUBLIC_MOST = 32, ROUNDS = 64, NAME_MOST = 253 };
 
 #define NAME_CHARACTERS "abcdefghijklmnopqrstuvwxyz0123456789.-"
 
 struct network {
 	struct interface interface;
 	uint8_t mac[MAC_BYTES];
-	struct address own[OWN_MOST], gateways[2]; /* of IPv4 first; of IPv6, then the link's own */
-	size_t gateway_count;
+	struct address own[PRIVATE + PUBLIC_MOST]; /* of IPv4 first; of IPv6, then the link's own; then public ones */
+	struct address gateways[2];
+	size_t own_count, gateway_count;
 };
 
 /* What follows from the MAC, as every other system has it too (RFC 4291, appendix A). */
@@ -51,6 +52,24 @@ static bool read_address(const json_t *net, const char *key, const char *prefix,
 	       bits <= (int64_t)address_bytes(to) * 8;
 }
 
+/* Addresses that are the VM's own in the world, as its host routes them. */
+static int read_public(const json_t *all, struct network *network)
+{
+	size_t i;
+	json_t *one;
+	json_array_foreach (all, i, one) {
+		const char *text = json_string_value(one);
+		if (!text || network->own_count == PRIVATE + PUBLIC_MOST)
+			return EINVAL;
+		struct address *to = &network->own[network->own_count++];
+		*to = (struct address){.family = strchr(text, ':') ? AF_INET6 : AF_INET};
+		to->prefix = (uint8_t)(address_bytes(to) * 8);
+		if (inet_pton(to->family, text, to->bytes) != 1)
+			return EINVAL;
+	}
+	return 0;
+}
+
 static int read_network(const json_t *net, struct network *network)
 {
 	*network = (struct network){0};
@@ -70,12 +89,13 @@ static int read_network(const json_t *net, struct network *network)
 		if (json_text(net, ways[i].key) &&
 		    !read_address(net, ways[i].key, NULL, ways[i].family, &network->gateways[network->gateway_count++]))
 			return EINVAL;
-	return 0;
+	network->own_count = PRIVATE;
+	return read_public(json_object_get(net, "public"), network);
 }
 
 static bool is_own(const struct network *network, const struct address *address)
 {
-	for (size_t i = 0; i < OWN_MOST; i++)
+	for (size_t i = 0; i < network->own_count; i++)
 		if (address_same(address, &network->own[i]))
 			return true;
 	return false;
@@ -142,10 +162,19 @@ static int drop_former_prefixes(int fd, const struct network *network)
 	size_t count;
 	int error = interface_addresses(fd, &network->interface, now, &count);
 	for (size_t i = 0; i < count && !error; i++)
-		for (size_t own = 0; own < OWN_MOST && !error; own++)
+		for (size_t own = 0; own < network->own_count && !error; own++)
 			if (address_same(&now[i], &network->own[own]) && now[i].prefix != network->own[own].prefix)
 				error = interface_remove(fd, &network->interface, &now[i]);
 	return error;
+}
+
+/* What it sends to the world is from its first public address of this family; NULL: from its private one. */
+static const struct address *source_for(const struct network *network, uint8_t family)
+{
+	for (size_t i = PRIVATE; i < network->own_count; i++)
+		if (network->own[i].family == family)
+			return &network->own[i];
+	return NULL;
 }
 
 static int join(int fd, struct network *network)
@@ -154,7 +183,7 @@ static int join(int fd, struct network *network)
 	int error = interface_find(fd, &network->interface);
 	if (!error)
 		error = interface_start(fd, &network->interface, network->mac);
-	for (size_t i = 0; i < OWN_MOST && !error; i++) {
+	for (size_t i = 0; i < network->own_count && !error; i++) {
 		error = interface_add(fd, &network->interface, &network->own[i]);
 		if (network->own[i].family == AF_INET6 &&
 		    (error == EACCES || error == EAFNOSUPPORT || error == EOPNOTSUPP)) {
@@ -164,9 +193,11 @@ static int join(int fd, struct network *network)
 	}
 	if (!error)
 		error = drop_former_prefixes(fd, network);
-	for (size_t i = 0; i < network->gateway_count && !error; i++)
-		if (network->gateways[i].family == AF_INET || !no_ipv6)
-			error = interface_route(fd, &network->interface, &network->gateways[i]);
+	for (size_t i = 0; i < network->gateway_count && !error; i++) {
+		const struct address *gateway = &network->gateways[i];
+		if (gateway->family == AF_INET || !no_ipv6)
+			error = interface_route(fd, &network->interface, gateway, source_for(network, gateway->family));
+	}
 	return error;
 }
 

@@ -311,6 +311,15 @@ def tap_of_a_suspended_vm(world: World, data: st.DataObject) -> Named:
     return "tap", "left", world.vms[name].host, False
 
 
+def off_the_wire(world: World, data: st.DataObject) -> Named:
+    name = pick(data, world.of("running", "paused"))
+    host = world.vms[name].host
+    one = next(one for one in world.found[host] if (one.thing, one.vm) == ("tap", name))
+    world.found[host].remove(one)
+    world.found[host].append(one.model_copy(update={"detail": "its tap is down"}))
+    return "tap", one.name, host, True
+
+
 def overlay_where_the_vm_was(world: World, data: st.DataObject) -> Named:
     name = pick(data, world.of("running"))
     host = pick(data, [host for host in world.there if host != world.vms[name].host])
@@ -417,7 +426,7 @@ BREAKS: list[Break] = [
     vm_of_an_unknown_cluster, vm_twice, vm_elsewhere, vm_not_paused, dead_vm_runs,
     suspended_vm_runs, never_ended, host_is_silent, left_by_the_future,
     nobody_answers_names, namespace_of_a_cluster_without_vms, tap_of_a_suspended_vm, overlay_where_the_vm_was,
-    two_processes, not_stored, stored_for_nobody, stored_and_running, places_do_not_add_up,
+    off_the_wire, two_processes, not_stored, stored_for_nobody, stored_and_running, places_do_not_add_up,
     used_for_nobody, ticket_vanished, ticket_of_no_cluster, granted_but_used,
     more_processors_than_there_are, more_memory_than_there_is, image_vanished,
     lacks("process"), lacks("record"),
@@ -526,6 +535,15 @@ def there(*more: Found, vms: tuple[str, ...] = ("demo-0",)) -> Inventory:
     image = Found(thing="image", name="micro")
     states: dict[str, VmState] = dict.fromkeys(vms, "running")
     return Inventory(host="a", vms=states, found=[image, *own, *more])
+
+
+async def test_a_vm_off_its_wire_is_put_back(audited: Audited) -> None:
+    wrong = Found(thing="tap", name="n/v0", vm="demo-0", detail="its tap is down")
+    found, told = await audited.look(there(wrong), there(wrong), repair=True)
+    assert told == [("tap", "n/v0")]
+    assert [(one.says, one.mended) for one in found] == [
+        ("VM demo-0 is off its wire: its tap is down", True)
+    ]
 
 
 async def test_what_agrees_is_looked_at_once(audited: Audited) -> None:

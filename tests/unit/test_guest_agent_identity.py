@@ -92,7 +92,7 @@ async def test_a_clone_has_its_own_addresses_only(cabled: Cabled, master: GuestP
 
 
 async def test_more_addresses_than_are_read_at_once_go(cabled: Cabled, master: GuestPort) -> None:
-    for number in range(40):
+    for number in range(100):
         cabled.run("ip", "addr", "add", f"192.0.2.{number}/24", "dev", "eth0")
     await become_clone(master)
     assert cabled.addresses() == OWN_3

@@ -16,8 +16,9 @@ from copper.model.networks import Attachment
 from copper.net.translation import uplink_of
 from tests.vm.machinery import Copper, a_copper
 
-POOL = "198.51.100.10-198.51.100.19"
+POOL, POOL6 = "198.51.100.10-198.51.100.19", "2001:db8::10-2001:db8::19"
 ANSWERED_S = 60
+HOSTS = {32: "10.0.0.254", 128: "fd00:c::fffe:254"}  # by the bits of an address
 SERVE = "setsid nc -ll -p 80 -e hostname </dev/null >/dev/null 2>&1 &"
 
 
@@ -26,6 +27,14 @@ def public(accel: str, micro: str) -> Iterator[Copper]:
     """A Copper whose host has a public network."""
     with a_copper(accel, COPPER_NETWORKS="public") as made:
         made.client.create_network("public", [POOL])
+        yield made
+
+
+@pytest.fixture
+def routed(accel: str, micro: str) -> Iterator[Copper]:
+    """A Copper whose VMs have their public addresses themselves, of both kinds."""
+    with a_copper(accel, COPPER_NETWORKS="public") as made:
+        made.client.create_network("public", [POOL, POOL6], mode="routed")
         yield made
 
 
@@ -116,3 +125,45 @@ def test_a_port_of_the_host_leads_to_a_vm(copper: Copper, micro: str) -> None:
     copper.client.create_forward("a", 0, 18080, 80)
     assert says(host_address(copper), 18080) == "a-0"
     assert copper.client.audit() == []
+
+
+def test_vms_have_routed_addresses_themselves_of_both_kinds(routed: Copper, micro: str) -> None:
+    boot(routed, "a", micro, egress="none")
+    routed.sh("a-0", SERVE)
+    routed.clone("a-0", 2)
+    boot(routed, "b", micro, egress="198.51.100.0/24,2001:db8::/64")
+    there = addresses(routed, "a") | addresses(routed, "b")
+    assert [len(both) for both in there.values()] == [2, 2, 2, 2]
+    assert len({one for both in there.values() for one in both}) == 8
+    for vm, both in there.items():
+        has = routed.exec(vm, "ip", "addr", "show", "dev", "eth0")
+        assert [address for address in both if f" {address}/" in has] == both
+        others = {one for mine in there.values() for one in mine} - {*both}
+        assert not [address for address in others if f" {address}/" in has]
+    for vm in ("a-0", "a-1", "a-2"):
+        assert [says(address) for address in there[vm]] == [vm, vm]
+    four, six = there["a-2"]
+    assert routed.exec("b-0", "nc", "-w", "20", four, "80") == "a-2\n"
+    assert routed.exec("b-0", "nc", "-w", "20", six, "80") == "a-2\n"
+    assert routed.exec("a-1", "nc", "-w", "20", four, "80") == "a-2\n"  # in one virtual cluster
+    assert routed.client.run("a-1", ["nc", "-w", "5", there["b-0"][0], "80"]).status != 0
+
+    # one that takes another's address is not heard as it, and the other is
+    for address, bits in zip(there["a-2"], (32, 128), strict=True):
+        routed.exec("a-1", "ip", "addr", "add", f"{address}/{bits}", "dev", "eth0")
+        routed.sh("a-1", f"ping -c 2 -w 5 -I {address} {HOSTS[bits]} >/dev/null 2>&1; true")
+        assert says(address) == "a-2"
+
+    routed.client.set_egress("b", "none")
+    assert routed.client.run("b-0", ["nc", "-w", "5", four, "80"]).status != 0
+    assert routed.client.audit() == []
+    routed.stop(signal.SIGKILL)
+    routed.start()
+    for vm in ("a-0", "a-2"):
+        assert [says(address) for address in there[vm]] == [vm, vm]
+    routed.client.end("a-0")
+    assert [says(address) for address in there["a-0"]] == ["", ""]
+    routed.client.suspend("a")
+    routed.client.resume("a")
+    assert [says(address) for address in there["a-2"]] == ["a-2", "a-2"]
+    assert routed.client.audit() == []

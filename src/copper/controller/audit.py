@@ -195,7 +195,7 @@ async def _mended(
 ) -> Difference:
     what = one.difference
     try:
-        if one.action in ("remove", "answer"):
+        if one.action in ("remove", "answer", "rewire"):
             await hosts.get(what.host).mend(what.thing, what.name)
         elif one.action == "end":
             if book.find(vm_key(what.name), Vm) is not None:

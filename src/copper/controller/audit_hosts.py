@@ -93,6 +93,14 @@ def of_things(view: View, inventory: Inventory) -> Iterator[Finding]:
     for one in inventory.found:
         if one.thing in OTHERS or one.vm.startswith("("):
             continue
+        if one.thing == "tap" and one.detail and _runs(view, inventory, one.vm):
+            yield finding(
+                *("tap", one.name, f"VM {one.vm} is off its wire: {one.detail}"),
+                host=inventory.host,
+                action="rewire",
+                about=vm_key(one.vm),
+                cluster=view.cluster_of(one.vm),
+            )
         if one.vm in inventory.vms or _should_be(view, inventory, one):
             continue  # a VM that should not be there is named itself
         says, safe = _unused(view, inventory, one, one.vm in processes)
@@ -119,6 +127,13 @@ def of_things(view: View, inventory: Inventory) -> Iterator[Finding]:
             yield finding(
                 thing, name, says, host=inventory.host, about=vm_key(name), cluster=vm.cluster
             )
+
+
+def _runs(view: View, inventory: Inventory, name: str) -> bool:
+    """Whether a VM is in force here, by both."""
+    vm, there = view.vms.get(name), inventory.vms.get(name)
+    run = ("running", "paused")
+    return vm is not None and vm.host == inventory.host and vm.state in run and there in run
 
 
 def _should_be(view: View, inventory: Inventory, one: Found) -> bool:

@@ -19,7 +19,7 @@ from copper.model.operations import Operation
 from copper.model.tickets import Ticket
 
 # by the host twice, in the state thrice, by the host twice
-Action = Literal["", "remove", "end", "dead", "release", "lease", "expose", "answer"]
+Action = Literal["", "remove", "end", "dead", "release", "lease", "expose", "answer", "rewire"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,6 +137,7 @@ MENDS: dict[Action, str] = {
     "lease": "it is given to that VM",
     "expose": "its host is told again",
     "answer": "its host opens it anew",
+    "rewire": "its host puts it back",
 }
 
 

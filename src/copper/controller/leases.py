@@ -155,7 +155,10 @@ class Leases:
             if row is not None:
                 found.append(
                     PublicAddress(
-                        network=row.name, address=address, mode=row.mode, bridge=row.bridge
+                        network=row.name,
+                        address=address,
+                        mode="routed" if ":" in address else row.mode,  # of IPv6 there are enough
+                        bridge=row.bridge,
                     )
                 )
         return found

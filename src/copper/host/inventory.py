@@ -168,11 +168,14 @@ class Place:
         """A tap is there as long as its VM's process; a namespace may be left."""
         if self.networks is None:
             return
+        off_wire = self.networks.off_wire()
         for cluster, vmids in self.networks.found().items():
             name = self.networks.namespace_of(cluster)
             yield Found(thing="namespace", name=name, vm=cluster)
-            for vmid in vmids:
-                yield Found(thing="tap", name=f"{name}/{tap_name(vmid)}", vm=vm_name(cluster, vmid))
+            wrong = off_wire.get(cluster, {})
+            for vmid in sorted({*vmids, *wrong}):
+                tap, vm = f"{name}/{tap_name(vmid)}", vm_name(cluster, vmid)
+                yield Found(thing="tap", name=tap, vm=vm, detail=wrong.get(vmid, ""))
         for cluster, why in self.networks.unanswered().items():
             yield Found(thing="resolver", name=cluster, vm=cluster, detail=why)
         way_out, used = self.networks.way_out
@@ -185,6 +188,8 @@ class Place:
 
     async def mend(self, thing: str, name: str, held: Held) -> None:
         """Removes a thing that `found` says, if no VM uses it; gone already: nothing to do. A resolver is opened anew.
+
+        A VM's tap is put on its wire again.
 
         Raises BadInput for what is not Copper's, Refused for what is in use or is not known how to remove.
         """

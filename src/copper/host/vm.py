@@ -11,6 +11,7 @@ from copper.host.hypervisor import Guest, Image, Line, Machine
 from copper.host.records import VmRecord
 from copper.image.freeze import Pause
 from copper.model.api import Event, ThawOrder, VmLimits, VmState, VmStatus
+from copper.model.errors import CopperError
 from copper.model.machine import Identity
 from copper.model.networks import Exposure
 from copper.model.ssh import LoginKey
@@ -139,15 +140,21 @@ class Vm:
 
         `domain`: below which it finds names; empty: it has no resolver of ours.
         """
-        identity = self.identity.model_dump()
+        identity, routed = self.identity.model_dump(), list[str]()
         if self.machine.has_network:
-            net = place_of(self.identity.vmid, prefix, domain)
+            routed += self.exposure.routed if self.exposure else []
+            net = place_of(self.identity.vmid, prefix, domain, routed)
             identity |= {"machine_id": self.machine_id, "net": net}
         if self.login_key is not None:
             identity |= {"login_key": self.login_key.model_dump()}
         guest = self.machine.guest
         with trace.span("identity", line=self.name):
             ready = await guest.begin(identity, event, call, hosts=hosts, deadline=deadline_s)
+        if len(routed) > ready.public:
+            raise CopperError(
+                f"the agent in {self.name} takes no public address: its image is too old",
+                advice="copper image build NAME --replace",
+            )
         # an agent that was started again has forgotten what it made
         self.ssh_host_key = ready.host_key or self.ssh_host_key
         self.login_key = None

@@ -20,7 +20,8 @@ class Found(Record):
 
     Every VM that the agent looks after has one process and a record. What the agent holds for no VM is `(standby)`'s,
     `(template)`'s, `(frozen)`'s or `(agent)`'s. A namespace, the resolver in it, and what is stored of a
-    suspended virtual cluster, are that virtual cluster's. An image's `name` is the stored image's.
+    suspended virtual cluster, are that virtual cluster's. A tap's `detail` says what keeps
+    its VM off the wire. An image's `name` is the stored image's.
     """
 
     thing: Thing

@@ -24,7 +24,7 @@ class NewNetwork(Asked):
     )
     mode: Mode = Field(
         default="nat",
-        description="nat: the host translates, one to one; routed: the address is the guest's own",
+        description="nat: the host translates IPv4, one to one; routed: the address is the guest's own, as all of IPv6",
     )
     bridge: str = Field(
         default="",
@@ -112,6 +112,11 @@ class Exposure(Record):
     def is_private(self) -> bool:
         """Whether nothing goes in or out: all that a host does without being told."""
         return not (self.addresses or self.egress or self.forwards)
+
+    @property
+    def routed(self) -> list[str]:
+        """Those of its addresses that are the guest's own."""
+        return [one.address for one in self.addresses if one.mode == "routed"]
 
     @property
     def summary(self) -> str:

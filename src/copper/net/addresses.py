@@ -7,7 +7,8 @@ VM 0 has 10.0.0.1 and fd00:c::1. Numbers count on from there and leave out 10.0.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 GATEWAY = "10.0.0.254"  # the host's end of the bridge, of every virtual cluster
 GATEWAY6 = "fd00:c::fffe:254"
@@ -51,12 +52,15 @@ def link_local_of(vmid: int) -> str:
     return str(ipaddress.IPv6Address(b"\xfe\x80" + bytes(6) + inner))
 
 
-def place_of(vmid: int, prefix: int, domain: str = "") -> dict[str, str | int]:
+def place_of(
+    vmid: int, prefix: int, domain: str = "", public: Sequence[str] = ()
+) -> dict[str, Any]:
     """What a guest is told of its place on the network: `identity.net` (docs/reference/protocol.md).
 
-    `domain`: below which names are answered at the gateway; empty: nobody answers them.
+    `domain`: below which names are answered at the gateway; empty: nobody answers them. `public`: addresses of the
+    world that are its own.
     """
-    place: dict[str, str | int] = {
+    place: dict[str, Any] = {
         "device": DEVICE,
         "mac": mac_of(vmid),
         "address": ipv4_of(vmid),
@@ -65,7 +69,13 @@ def place_of(vmid: int, prefix: int, domain: str = "") -> dict[str, str | int]:
         "prefix6": PREFIX6,
         "gateway": GATEWAY,
     }
-    return place | {"resolver": GATEWAY, "search": domain} if domain else place
+    if domain:
+        place |= {"resolver": GATEWAY, "search": domain}
+    if public:
+        place["public"] = list(public)
+    if any(":" in one for one in public):  # without one it has no way out, and is told so at once
+        place["gateway6"] = GATEWAY6
+    return place
 
 
 def prefix_for(vmids: Iterable[int]) -> int:

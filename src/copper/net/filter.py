@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from copper.model.errors import CopperError
 from copper.net.addresses import GATEWAY, GATEWAY6, ipv4_of, ipv6_of, link_local_of, mac_of
@@ -24,12 +24,18 @@ ASKS = 1000  # questions for names over UDP, of one VM in a second: one server a
 # An answer that says where an address is (ARP, neighbour advertisement) must be about the sender's own. Nobody is a
 # router but the host, and nobody asks who listens to what: reports of it would go to all VMs for nothing. What has
 # another type, VLAN tags included, is not looked into and therefore does not pass.
+TABLE = "bridge copper"
 RULES = f"""
-table bridge copper {{
+add table {TABLE}
+delete table {TABLE}
+table {TABLE} {{
   set macs {{ typeof iifname . ether saddr; }}
   set addresses {{ typeof iifname . ip saddr; }}
   set addresses6 {{ type ifname . ipv6_addr; }}
   set targets {{ typeof iifname . @th,64,128; }}
+  set routed {{ typeof iifname . ip saddr; }}
+  set routed6 {{ type ifname . ipv6_addr; }}
+  set routed_targets {{ typeof iifname . @th,64,128; }}
   set bursts {{ typeof iifname; size 2048; flags dynamic; timeout 10s; }}
   set asks {{ typeof iifname; size 2048; flags dynamic; timeout 10s; }}
   chain from_vms {{
@@ -43,6 +49,7 @@ table bridge copper {{
     ip6 daddr {GATEWAY6} udp dport 53 \
       update @asks {{ iifname limit rate over {ASKS}/second burst {ASKS} packets }} drop
     ether type ip iifname . ip saddr @addresses accept
+    ether type ip iifname . ip saddr @routed accept
     ether type arp goto arps
     ether type ip6 goto ipv6s
   }}
@@ -57,14 +64,16 @@ table bridge copper {{
     arp plen != 4 drop
     iifname . arp saddr ether != @macs drop
     iifname . arp saddr ip @addresses accept
+    iifname . arp saddr ip @routed accept
     arp saddr ip 0.0.0.0 arp operation request accept
     drop
   }}
   chain ipv6s {{
     icmpv6 type {{ nd-router-solicit, nd-router-advert, nd-redirect }} drop
     icmpv6 type {{ mld-listener-query, mld-listener-report, mld-listener-done, mld2-listener-report }} drop
-    icmpv6 type nd-neighbor-advert iifname . @th,64,128 != @targets drop
+    icmpv6 type nd-neighbor-advert iifname . @th,64,128 != @targets iifname . @th,64,128 != @routed_targets drop
     iifname . ip6 saddr @addresses6 accept
+    iifname . ip6 saddr @routed6 accept
     ip6 saddr :: icmpv6 type nd-neighbor-solicit accept
     drop
   }}
@@ -100,6 +109,25 @@ def elements(vmids: Sequence[int]) -> str:
             lambda vmid: _number(link_local_of(vmid)),
         )
     )
+
+
+def routed(addresses: Mapping[int, Sequence[str]]) -> str:
+    """What VMs may send as besides, by vmid: their addresses in the world, these and no others."""
+    filled: dict[str, list[str]] = {"routed": [], "routed6": [], "routed_targets": []}
+    for vmid, mine in addresses.items():
+        for address in mine:
+            tap = f'"{tap_name(vmid)}"'
+            if ":" in address:
+                filled["routed6"].append(f"{tap} . {address}")
+                filled["routed_targets"].append(f"{tap} . {_number(address)}")
+            else:
+                filled["routed"].append(f"{tap} . {address}")
+    text = ""
+    for name, values in filled.items():
+        text += f"flush set {TABLE} {name}\n"
+        if values:
+            text += f"add element {TABLE} {name} {{ {', '.join(values)} }}\n"
+    return text
 
 
 def _number(address: str) -> str:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any, cast
 
-from copper.model.errors import CopperError
-from copper.model.networks import Exposure, Forward, Protocol, PublicAddress
+from copper.model.networks import Exposure, Forward, Mode, Protocol, PublicAddress
 from copper.net import routes
 from copper.net.netlink import Netlink
-from copper.net.nft import Nft
-from copper.net.translation import ANYWHERE, CLUSTER_TABLE, addresses_of, ways_of
+from copper.net.nft import Table
+from copper.net.translation import ANYWHERE, ANYWHERE6, ways_of
 
 Held = dict[str, list[Any]]  # by set or map
 Port = tuple[str, int]
@@ -22,14 +21,15 @@ Port = tuple[str, int]
 class _State:
     """Of one VM; `ports` with the VM's own."""
 
-    addresses: list[str] = dataclasses.field(default_factory=list)
-    ways: list[str] = dataclasses.field(default_factory=list)
+    addresses: list[tuple[str, Mode]] = dataclasses.field(default_factory=list)
+    ways: list[tuple[str, str]] = dataclasses.field(default_factory=list)  # from each of its own
     ports: list[tuple[str, int, int]] = dataclasses.field(default_factory=list)
 
     @classmethod
     def of(cls, exposure: Exposure) -> _State:
         ports = [(one.protocol, one.host_port, one.port) for one in exposure.forwards]
-        return cls(sorted(addresses_of(exposure)), sorted(ways_of(exposure)), sorted(ports))
+        addresses = [(one.address, one.mode) for one in exposure.addresses]
+        return cls(sorted(addresses), sorted(ways_of(exposure)), sorted(ports))
 
     def summary(self) -> str:
         """In the words of an exposure."""
@@ -38,9 +38,9 @@ class _State:
             cluster="",
             private="",
             addresses=[
-                PublicAddress(network="", address=one, mode="nat") for one in self.addresses
+                PublicAddress(network="", address=one, mode=mode) for one, mode in self.addresses
             ],
-            egress=self.ways,
+            egress=list(dict.fromkeys(way for _, way in self.ways)),
             forwards=[
                 Forward(
                     cluster="", vmid=0, host_port=outer, port=inner, protocol=cast(Protocol, kind)
@@ -58,41 +58,40 @@ class Led:
     ports: frozenset[Port]
 
     @classmethod
-    def read(cls, *places: tuple[Netlink, Nft, str]) -> Led:
-        """Through all of these places, each with its table."""
-        addresses = [{one for one, _ in routes.routes(link)} for link, _, _ in places]
-        ports = [_ports(held(nft, table)) for _, nft, table in places]
+    def read(cls, *places: tuple[Netlink, Table]) -> Led:
+        """Through all of these places."""
+        addresses = [{one for one, _ in routes.routes(link)} for link, _ in places]
+        ports = [_ports(table.held()) for _, table in places]
         return cls(frozenset(set.intersection(*addresses)), frozenset(set.intersection(*ports)))
 
 
-def held(nft: Nft, table: str) -> Held:
-    """What the sets and maps of a table hold; there is no such table: nothing."""
-    try:
-        return nft.elements(table)
-    except CopperError:
-        return {}
-
-
 def marked(there: Held) -> dict[str, int]:
-    """The vmids that a virtual cluster's table knows, by their private addresses."""
-    return {private: int(mark) - 1 for private, mark in there.get("marks", [])}
+    """The vmids that a virtual cluster's table knows, by all that they send as."""
+    marks = (*there.get("marks", []), *there.get("marks6", []))
+    return {own: int(mark) - 1 for own, mark in marks}
 
 
-def lines(nft: Nft, led: Led, told: Mapping[int, Exposure]) -> dict[int, str]:
-    """What is in force for each VM of a virtual cluster, in the words of what was told where it is that."""
-    there = held(nft, CLUSTER_TABLE)
+def lines(there: Held, led: Led, routed: Set[str], told: Mapping[int, Exposure]) -> dict[int, str]:
+    """What is in force for each VM of a virtual cluster, in the words of what was told where it is that.
+
+    `there`: what its table holds; `routed`: the addresses that lead on to VMs behind its door.
+    """
     vmids = marked(there)
     states = {vmid: _State() for vmid in vmids.values()}
     for address, private in there.get("to_vm", []):
         if private in vmids and address in led.addresses:
-            states[vmids[private]].addresses.append(address)
-    for private in there.get("open", []):
-        if private in vmids:
-            states[vmids[private]].ways.append(ANYWHERE)
-    for one in there.get("ways", []):
-        private, way = one["concat"]
-        if private in vmids:
-            states[vmids[private]].ways.append(_prefix(way))
+            states[vmids[private]].addresses.append((address, "nat"))
+    for address in (*there.get("routed", []), *there.get("routed6", [])):
+        if address in vmids and address in led.addresses & routed:
+            states[vmids[address]].addresses.append((address, "routed"))
+    for name, way in (("open", ANYWHERE), ("open6", ANYWHERE6)):
+        for own in there.get(name, []):
+            if own in vmids:
+                states[vmids[own]].ways.append((own, way))
+    for one in (*there.get("ways", []), *there.get("ways6", [])):
+        own, way = one["concat"]
+        if own in vmids:
+            states[vmids[own]].ways.append((own, _prefix(way)))
     for outer, inner in there.get("ports", []):
         (kind, port), (private, to) = outer["concat"], inner["concat"]
         if private in vmids and (kind, port) in led.ports:
@@ -108,10 +107,10 @@ def lines(nft: Nft, led: Led, told: Mapping[int, Exposure]) -> dict[int, str]:
 
 def _prefix(way: Any) -> str:
     if isinstance(way, str):
-        return f"{way}/32"
+        return f"{way}/{128 if ':' in way else 32}"
     if "prefix" in way:
         return f"{way['prefix']['addr']}/{way['prefix']['len']}"
-    first, last = (ipaddress.IPv4Address(one) for one in way["range"])
+    first, last = (cast(Any, ipaddress.ip_address(one)) for one in way["range"])
     return ",".join(str(one) for one in ipaddress.summarize_address_range(first, last))
 
 

@@ -12,6 +12,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
+from typing import NamedTuple
 
 NEWLINK, DELLINK, GETLINK, SETLINK, NEWADDR, NEWNEIGH = 16, 17, 18, 19, 20, 28
 _REQUEST, _ACK, _DUMP, _CREATE, _EXCL, _REPLACE = 1, 4, 0x300, 0x400, 0x200, 0x100
@@ -98,6 +99,14 @@ def _mac(mac: str) -> bytes:
     return bytes.fromhex(mac.replace(":", ""))
 
 
+class Port(NamedTuple):
+    """A device: its number, whether it is up, and the number of the bridge that it is in, or 0."""
+
+    number: int
+    up: bool
+    master: int
+
+
 class Netlink:
     """A socket of the namespace that the thread is in which makes it; of that namespace it stays."""
 
@@ -134,6 +143,17 @@ class Netlink:
         for body in self.listed(GETLINK, _link()):
             name = attributes_of(body[16:]).get(_IFNAME, b"").rstrip(b"\0")
             found[name.decode(errors="replace")] = struct.unpack_from("=i", body, 4)[0]
+        return found
+
+    def ports(self) -> dict[str, Port]:
+        """The same, with what they are in."""
+        found: dict[str, Port] = {}
+        for body in self.listed(GETLINK, _link()):
+            _, index, flags, _ = struct.unpack_from("=BxHiII", body)[1:]
+            there = attributes_of(body[16:])
+            master = struct.unpack("=i", there.get(_MASTER, bytes(4)))[0]
+            name = there.get(_IFNAME, b"").rstrip(b"\0").decode(errors="replace")
+            found[name] = Port(index, bool(flags & _UP), master)
         return found
 
     def listed(self, kind: int, body: bytes) -> Iterator[bytes]:

@@ -43,6 +43,7 @@ class Networks:
         self._users: dict[str, set[int]] = {}
         self._resolvers = Resolvers(names)
         self._answered: set[str] = set()  # of the thread: where the sockets for names are open
+        self._linked: dict[str, set[int]] = {}  # of these, who should be on the wire
         self._world = World(instance, self._network, outside)
         self._public = PublicSide(self._world, self._do)
 
@@ -82,6 +83,8 @@ class Networks:
         """From now on this VM reaches the others and they it; again: no difference. Raises CopperError."""
         with trace.span("link"):
             await self._do(cluster, lambda: self._network(cluster).link_up(vmid))
+        if vmid in self._users.get(cluster, ()):
+            self._linked.setdefault(cluster, set()).add(vmid)
 
     async def expose(self, cluster: str, vmid: int, exposure: Exposure) -> None:
         """Has the world reach this VM, and it the world, as this says and in no other way, on return.
@@ -110,12 +113,14 @@ class Networks:
 
         Nothing leads to it from the world on return.
         """
+        self._linked.get(cluster, set()).discard(vmid)
         await self._public.leave(cluster, vmid)
         users = self._users.get(cluster, set())
         users.discard(vmid)
         if not users:
             self._users.pop(cluster, None)
             self._resolvers.end(cluster)
+            self._linked.pop(cluster, None)
             await self._do(cluster, lambda: self._remove(cluster))
 
     async def clear(self) -> None:
@@ -133,6 +138,10 @@ class Networks:
     def found(self) -> dict[str, list[int]]:
         """The virtual clusters that have a namespace, each with the vmids of its taps; not for the event loop."""
         return self._thread.submit(self._look).result()
+
+    def off_wire(self) -> dict[str, dict[int, str]]:
+        """By virtual cluster, the VMs that should be on its wire and are not, with why; not for the event loop."""
+        return self._thread.submit(self._off_wire).result()
 
     def exposed(self) -> dict[str, dict[int, str]]:
         """What is in force for each VM, in one line, by virtual cluster; not for the event loop. Raises CopperError."""
@@ -165,13 +174,17 @@ class Networks:
         await self._public.settle()
 
     async def mend(self, cluster: str, vmid: int | None = None) -> bool:
-        """Removes a tap, or a namespace, that no VM has; False: one has it."""
+        """Removes a tap, or a namespace, that no VM has, or puts one's tap on the wire again; False: one has it."""
         if vmid is None:
             if cluster not in self._users:
                 await self._do(cluster, lambda: self._remove(cluster))
                 return True
         elif vmid not in self._users.get(cluster, ()):
             await self._do(cluster, lambda: self._network(cluster).remove_tap(vmid))
+            return True
+        elif vmid in self._linked.get(cluster, ()):
+            await self._do(cluster, lambda: self._network(cluster).mend(vmid))
+            await self._public.settle()  # what led over a bridge that had gone
             return True
         return False
 
@@ -238,6 +251,14 @@ class Networks:
                 else:
                     with contextlib.closing(PrivateNetwork.find(self.namespace_of(cluster))) as one:
                         found[cluster] = one.taps()
+        return found
+
+    def _off_wire(self) -> dict[str, dict[int, str]]:
+        found: dict[str, dict[int, str]] = {}
+        for cluster, linked in list(self._linked.items()):
+            if cluster in self._open:
+                with contextlib.suppress(OSError):
+                    found[cluster] = self._open[cluster].off_wire(sorted(linked))
         return found
 
     def _close(self) -> None:

@@ -5,7 +5,9 @@ One namespace's `Nft` is made by a thread that is in it, and stays that namespac
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import dataclasses
 import functools
 import json
 from typing import Any
@@ -64,11 +66,59 @@ class Nft:
             raise CopperError(f"nft refused it: {why.decode(errors='replace').strip()[:300]}")
         return said.decode(errors="replace")
 
-    def elements(self, table: str) -> dict[str, list[Any]]:
-        """What the sets and maps of a table hold, such as `ip copper`, by their names. Raises CopperError: none."""
+    def held(self, table: str, rules: str) -> dict[str, list[Any]]:
+        """What the sets and maps of a table hold, such as `ip copper`, by their names.
+
+        Nothing: there is no such table, or it does not have as many rules as it was made with.
+        """
         found: dict[str, list[Any]] = {}
-        for one in json.loads(self.run(f"list table {table}"))["nftables"]:
+        count = 0
+        try:
+            listed = json.loads(self.run(f"list table {table}"))["nftables"]
+        except CopperError:
+            return {}
+        for one in listed:
+            count += "rule" in one
             for kind in ("set", "map"):
                 if kind in one:
                     found[one[kind]["name"]] = one[kind].get("elem", [])
+        return found if count == rules_in(rules) else {}
+
+
+def rules_in(text: str) -> int:
+    """How many rules the chains of a table have, as nft reads it."""
+    count, within = 0, False
+    for line in text.replace("\\\n", " ").splitlines():
+        line = line.strip()
+        if line.startswith("chain ") and line.endswith("{"):
+            within = True
+        elif line == "}":
+            within = False
+        elif within and not line.startswith("type "):
+            count += 1
+    return count
+
+
+@dataclasses.dataclass
+class Table:
+    """A table of nftables, and the rules that it is made with."""
+
+    name: str
+    nft: Nft
+    rules: str
+    is_made: bool = False  # by this agent: an earlier one's may have had other rules
+
+    def hold(self, elements: str) -> None:
+        """Changes what it holds, in one step; one that somebody removed is made again. Raises CopperError."""
+        if self.is_made:
+            with contextlib.suppress(CopperError):
+                self.nft.run(elements)
+                return
+        self.nft.run(self.rules + elements)
+        self.is_made = True
+
+    def held(self) -> dict[str, list[Any]]:
+        """What its sets and maps hold; nothing where it is not whole: it is made again then."""
+        found = self.nft.held(self.name, self.rules)
+        self.is_made = self.is_made and bool(found)
         return found

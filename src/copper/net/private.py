@@ -8,12 +8,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import ipaddress
 import os
 import socket
 import struct
 import threading
+from collections.abc import Iterable, Mapping, Sequence
 
-from copper.net import filter, namespaces, netlink, sysctl
+from copper.model.errors import CopperError
+from copper.net import filter, namespaces, netlink, routes, sysctl
 from copper.net.addresses import (
     GATEWAY,
     GATEWAY6,
@@ -25,9 +28,11 @@ from copper.net.addresses import (
 )
 from copper.net.filter import tap_name, vmid_of
 from copper.net.netlink import Netlink
+from copper.net.nft import Nft
 
 BRIDGE = "copper"
 BRIDGE_MAC = "02:63:6f:70:70:72"
+NO_TAP = "it has no tap"
 BLOCK = 64  # vmids that are made known together
 _TUNSETIFF, _TUNSETVNETHDRSZ = 0x400454CA, 0x400454D8
 _TAP, _NO_PI, _VNET_HDR = 0x0002, 0x1000, 0x4000
@@ -74,6 +79,8 @@ class PrivateNetwork:
         self.socket = socket
         self._bridge = bridge
         self._blocks: set[int] = set()
+        self._routed: dict[int, list[str]] | None = None  # None: as an earlier agent had it
+        self._nft: Nft | None = None
 
     @classmethod
     def open(cls, name: str) -> PrivateNetwork:
@@ -86,11 +93,7 @@ class PrivateNetwork:
             socket = Netlink()
             try:
                 socket.ask(netlink.set_up("lo"), netlink.add_bridge(BRIDGE, BRIDGE_MAC))
-                bridge = netlink.index_of(BRIDGE)
-                socket.ask(netlink.add_address(bridge, GATEWAY, WIDEST), netlink.set_up(BRIDGE))
-                sysctl.write(f"ipv6/conf/{BRIDGE}/accept_ra", "0")  # nor does it ask for routers
-                if sysctl.write(f"ipv6/conf/{BRIDGE}/disable_ipv6", "0"):
-                    socket.ask(netlink.add_address(bridge, GATEWAY6, PREFIX6))
+                bridge = _start_bridge(socket)
                 filter.load(filter.RULES)
             except BaseException:
                 socket.close()
@@ -114,16 +117,18 @@ class PrivateNetwork:
         """Who these VMs are, there or not: what may come from their taps, and who has which address."""
         if block in self._blocks:
             return
-        vmids = range(block * BLOCK, (block + 1) * BLOCK)
-        filter.load(filter.elements(vmids))
-        for vmid in vmids:
+        filter.load(filter.elements(_vmids(block)))
+        self._neighbours(block)
+        self._blocks.add(block)
+
+    def _neighbours(self, block: int) -> None:
+        for vmid in _vmids(block):
             mac = mac_of(vmid)
             self.socket.ask(
                 netlink.add_neighbour(self._bridge, ipv4_of(vmid), mac),
                 netlink.add_neighbour(self._bridge, ipv6_of(vmid), mac),
                 fine=(errno.EAFNOSUPPORT, errno.EOPNOTSUPP),
             )
-        self._blocks.add(block)
 
     def link_up(self, vmid: int) -> None:
         """From now on this VM is on the wire; again: no difference. Raises OSError: ENODEV when it has no tap."""
@@ -156,5 +161,107 @@ class PrivateNetwork:
             index = netlink.index_of(tap_name(vmid))
             self.socket.ask(netlink.remove(index), fine=(errno.ENODEV,))
 
+    # addresses of the world that VMs have besides
+
+    def allow(self, routed: Mapping[int, Sequence[str]]) -> None:
+        """What VMs may send as besides their own addresses, and nothing else, by vmid. Raises CopperError."""
+        now = {vmid: list(mine) for vmid, mine in routed.items() if mine}
+        if self._routed == now == {}:
+            return  # as in most
+        try:
+            self._rules.run(filter.routed(now))
+        except CopperError:  # they are not there, or an earlier Copper's
+            self._filter_again(now)
+        self._routed = now
+
+    def route(self, ways: Mapping[str, str]) -> None:
+        """Where addresses of the world lead to, by address: VMs' own. Raises Refused, OSError."""
+        wanted = {(address, self._bridge): via for address, via in ways.items()}
+        routes.have(self.socket, wanted, self._routes())
+
+    def routed(self) -> set[str]:
+        """The addresses of the world that lead to VMs here, and that they may send as."""
+        return {address for address, _ in self._routes()} & set(self._may_send_as())
+
+    def _routes(self) -> set[tuple[str, int]]:
+        return {one for one in routes.routes(self.socket) if one[1] == self._bridge}
+
+    def _may_send_as(self) -> list[str]:
+        held = self._rules.held(filter.TABLE, filter.RULES)
+        pairs = (one["concat"] for name in ("routed", "routed6") for one in held.get(name, []))
+        return [str(ipaddress.ip_address(address)) for _, address in pairs]
+
+    # what is put right
+
+    @property
+    def _rules(self) -> Nft:
+        namespaces.enter(self.name)
+        if self._nft is None:
+            self._nft = Nft()
+        return self._nft
+
+    def _filter_again(self, routed: Mapping[int, Sequence[str]]) -> None:
+        """What VMs may send, written anew in one step."""
+        blocks = sorted(self._blocks | {vmid // BLOCK for vmid in (*self.taps(), *routed)})
+        known = "".join(filter.elements(_vmids(block)) for block in blocks)
+        self._rules.run(filter.RULES + known + filter.routed(routed))
+
+    def off_wire(self, vmids: Iterable[int]) -> dict[int, str]:
+        """What keeps those of these VMs from the others that are not on the wire, and held to what they may send."""
+        ports = self.socket.ports()
+        bridge = ports.get(BRIDGE)
+        held = self._rules.held(filter.TABLE, filter.RULES)
+        known = {one["concat"][0] for one in held.get("macs", [])}
+        found: dict[int, str] = {}
+        for vmid in vmids:
+            port = ports.get(tap_name(vmid))
+            if port is None:
+                found[vmid] = NO_TAP
+            elif bridge is None or not bridge.up:
+                found[vmid] = "there is no bridge"
+            elif port.master != bridge.number:
+                found[vmid] = "its tap is not on the bridge"
+            elif not port.up:
+                found[vmid] = "its tap is down"
+            elif tap_name(vmid) not in known:
+                found[vmid] = "nothing says what it may send"
+        return found
+
+    def mend(self, vmid: int) -> None:
+        """Has a VM's tap be on the wire again, and all that this needs. Raises OSError, CopperError.
+
+        Ways of the world that led over a bridge that was removed are the caller's to make again.
+        """
+        namespaces.enter(self.name)
+        self._filter_again(self._routed or {})
+        self._bridge_again()
+        self.link_up(vmid)
+
+    def _bridge_again(self) -> None:
+        there = self.socket.ports().get(BRIDGE)
+        if there is not None and there.up:
+            return
+        if there is None:
+            self.socket.ask(netlink.add_bridge(BRIDGE, BRIDGE_MAC))
+        self._bridge = _start_bridge(self.socket)
+        for block in self._blocks | {vmid // BLOCK for vmid in self.taps()}:
+            self._neighbours(block)
+
     def close(self) -> None:
         self.socket.close()
+        if self._nft is not None:
+            self._nft.close()
+
+
+def _start_bridge(socket: Netlink) -> int:
+    """Its number. Of this thread's namespace; raises OSError."""
+    bridge = netlink.index_of(BRIDGE)
+    socket.ask(netlink.add_address(bridge, GATEWAY, WIDEST), netlink.set_up(BRIDGE))
+    sysctl.write(f"ipv6/conf/{BRIDGE}/accept_ra", "0")  # nor does it ask for routers
+    if sysctl.write(f"ipv6/conf/{BRIDGE}/disable_ipv6", "0"):
+        socket.ask(netlink.add_address(bridge, GATEWAY6, PREFIX6))
+    return bridge
+
+
+def _vmids(block: int) -> range:
+    return range(block * BLOCK, (block + 1) * BLOCK)

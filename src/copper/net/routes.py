@@ -6,7 +6,9 @@ import errno
 import ipaddress
 import socket
 import struct
+from collections.abc import Mapping
 
+from copper.model.errors import Refused
 from copper.net.netlink import (
     NEWADDR,
     NEWLINK,
@@ -19,6 +21,8 @@ from copper.net.netlink import (
 
 DELNEIGH, GETNEIGH, NEWROUTE, DELROUTE, GETROUTE, NEWRULE = 29, 30, 24, 25, 26, 32
 OURS = 0x63  # of a route, who made it: rt_protos has nobody there
+MANY = 64  # messages at a time: answers of more might not fit the socket
+FAMILIES = (socket.AF_INET, socket.AF_INET6)
 GONE = (errno.ESRCH, errno.ENOENT, errno.ENODEV)
 _CREATE, _EXCL, _REPLACE = 0x400, 0x200, 0x100
 _NESTED = 0x8000
@@ -41,7 +45,7 @@ def add_cable(name: str, other: str, namespace: int) -> Message:
 
 
 def add_end(index: int, address: str, other: str) -> Message:
-    """The address of this end of a cable, and of the other one."""
+    """The address of this end of a cable, and of the other one; of IPv4."""
     body = struct.pack("=BBBBi", socket.AF_INET, 32, 0, 0, index)
     body += attribute(2, _packed(address)) + attribute(1, _packed(other))
     return NEWADDR, _CREATE | _REPLACE, body
@@ -50,17 +54,17 @@ def add_end(index: int, address: str, other: str) -> Message:
 def add_route(address: str, via: str, device: int) -> Message:
     """To one address, which nobody else routes elsewhere, or with an empty one to all that has no other way."""
     flags = _CREATE | (_EXCL if address else _REPLACE)
-    return NEWROUTE, flags, _route(address, device) + attribute(_GATEWAY, _packed(via))
+    return NEWROUTE, flags, _route(address, device, via) + attribute(_GATEWAY, _packed(via))
 
 
 def remove_route(address: str, device: int) -> Message:
     """Of those that `add_route` makes."""
-    return DELROUTE, 0, _route(address, device)
+    return DELROUTE, 0, _route(address, device, address)
 
 
-def _route(address: str, device: int) -> bytes:
-    bits = 32 if address else 0
-    head = struct.pack("=BBBBBBBBI", socket.AF_INET, bits, 0, 0, _MAIN, OURS, 0, _UNICAST, 0)
+def _route(address: str, device: int, like: str) -> bytes:
+    bits = 8 * len(_packed(address)) if address else 0
+    head = struct.pack("=BBBBBBBBI", _family(like), bits, 0, 0, _MAIN, OURS, 0, _UNICAST, 0)
     if address:
         head += attribute(_DST, _packed(address))
     return head + attribute(_OIF, struct.pack("=i", device))
@@ -85,33 +89,53 @@ def no_longer_answer_for(address: str, device: int) -> Message:
 
 
 def _proxy(address: str, device: int) -> bytes:
-    head = struct.pack("=B3xiHBB", socket.AF_INET, device, 0x80, _PROXY, 0)
+    head = struct.pack("=B3xiHBB", _family(address), device, 0x80, _PROXY, 0)
     return head + attribute(1, _packed(address))
 
 
 def routes(link: Netlink) -> set[tuple[str, int]]:
     """The addresses that Copper has routes to in a namespace, each with its device."""
     found = set()
-    asked = struct.pack("=BBBBBBBBI", socket.AF_INET, 0, 0, 0, 0, 0, 0, 0, 0)
-    for body in link.listed(GETROUTE, asked):
-        _, bits, _, _, _, protocol, _, _, _ = struct.unpack_from("=BBBBBBBBI", body)
-        there = attributes_of(body[12:])
-        if protocol == OURS and bits == 32 and _DST in there and _OIF in there:
-            address = str(ipaddress.IPv4Address(there[_DST]))
-            found.add((address, struct.unpack("=i", there[_OIF])[0]))
+    for family in FAMILIES:
+        asked = struct.pack("=BBBBBBBBI", family, 0, 0, 0, 0, 0, 0, 0, 0)
+        for body in link.listed(GETROUTE, asked):
+            _, bits, _, _, _, protocol, _, _, _ = struct.unpack_from("=BBBBBBBBI", body)
+            there = attributes_of(body[12:])
+            if protocol == OURS and bits in (32, 128) and _DST in there and _OIF in there:
+                address = str(ipaddress.ip_address(there[_DST]))
+                found.add((address, struct.unpack("=i", there[_OIF])[0]))
     return found
 
 
 def answered_for(link: Netlink) -> set[tuple[str, int]]:
     """The addresses that somebody has a namespace answer for, each with its device."""
     found = set()
-    asked = struct.pack("=B3xiHBB", socket.AF_INET, 0, 0, _PROXY, 0)
-    for body in link.listed(GETNEIGH, asked):
-        device, _, flags = struct.unpack_from("=iHB", body, 4)
-        there = attributes_of(body[12:])
-        if flags & _PROXY and len(there.get(1, b"")) == 4:
-            found.add((str(ipaddress.IPv4Address(there[1])), device))
+    for family in FAMILIES:
+        asked = struct.pack("=B3xiHBB", family, 0, 0, _PROXY, 0)
+        for body in link.listed(GETNEIGH, asked):
+            device, _, flags = struct.unpack_from("=iHB", body, 4)
+            there = attributes_of(body[12:])
+            if flags & _PROXY and 1 in there:
+                found.add((str(ipaddress.ip_address(there[1])), device))
     return found
+
+
+def have(link: Netlink, wanted: Mapping[tuple[str, int], str], had: set[tuple[str, int]]) -> None:
+    """Has these be the routes to one address each instead of those that were, by address and device. Raises Refused."""
+    ask_all(link, [remove_route(*one) for one in sorted(had - wanted.keys())])
+    new = sorted(wanted.keys() - had)
+    try:
+        ask_all(link, [add_route(one[0], wanted[one], one[1]) for one in new])
+    except FileExistsError:
+        raise Refused(
+            f"this host has a way to {' or '.join(one[0] for one in new[:5])} already"
+        ) from None
+
+
+def ask_all(link: Netlink, messages: list[Message]) -> None:
+    """As many as there are; what is gone already is fine."""
+    for begin in range(0, len(messages), MANY):
+        link.ask(*messages[begin : begin + MANY], fine=GONE)
 
 
 def forget_connections(mark: int) -> Message:
@@ -122,4 +146,8 @@ def forget_connections(mark: int) -> Message:
 
 
 def _packed(address: str) -> bytes:
-    return ipaddress.IPv4Address(address).packed
+    return ipaddress.ip_address(address).packed
+
+
+def _family(address: str) -> int:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET

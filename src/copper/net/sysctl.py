@@ -31,3 +31,16 @@ def forward() -> bool:
     for which in ("iptables", "ip6tables", "arptables"):
         write(f"bridge/bridge-nf-call-{which}", "0")
     return write("ipv4/ip_forward", "1")
+
+
+def forward6() -> bool:
+    """The same of IPv6; False where the kernel has none."""
+    return write("ipv6/conf/all/forwarding", "1")
+
+
+def speak6(device: str) -> bool:
+    """Has a device speak IPv6, with the addresses that it is given and no others; False where the kernel has none."""
+    write(f"ipv6/conf/{device}/addr_gen_mode", "1")
+    for which in ("accept_ra", "accept_redirects"):
+        write(f"ipv6/conf/{device}/{which}", "0")
+    return write(f"ipv6/conf/{device}/disable_ipv6", "0")

@@ -1,8 +1,9 @@
 """What is translated and what passes between a virtual cluster, its host and the world: rules for nftables.
 
 Three tables, from the VM outwards. In the virtual cluster's namespace its VMs' own addresses become public ones, one
-to one, and what may pass is decided. In the way out of all of them (net/world.py) ports lead to virtual clusters. On
-the host ports lead to the way out, and what has no public address goes out under the host's own.
+to one, unless these are the VMs' own as well (routed), and what may pass is decided. In the way out of all of them
+(net/world.py) ports lead to virtual clusters. On the host ports lead to the way out, and what has no public address
+goes out under the host's own.
 
 What passes is asked of every packet, not only of a connection's first: what is taken back ends at once.
 """
@@ -18,12 +19,14 @@ CLUSTER_TABLE, ROUTER_TABLE = "inet world", "ip copper"
 BRIDGE, DOOR, UP = "copper", "world", "up"
 LINKS = ipaddress.IPv4Network("100.96.0.0/11")  # of virtual clusters, seen by the way out only
 UPLINKS = ipaddress.IPv4Network("100.64.0.0/11")  # of the way out and the host
-ANYWHERE = "0.0.0.0/0"
+ANYWHERE, ANYWHERE6 = "0.0.0.0/0", "::/0"
 FLOWS = 4096  # connections of one VM to the world: the host has room for 65,536 at least, of all its VMs
-MAPS = ("to_vm", "from_vm", "marks", "marks_in")
+MAPS = ("to_vm", "from_vm", "marks", "marks_in", "marks6")
+SETS = ("pairs", "routed", "routed6", "open", "open6", "ways", "ways6", "ported")
 # the world may have the addresses that VMs have: who comes in with one is the gateway to the VM, and is answered
 # by the door whatever his address
-PRIVATE = "10.0.0.0/8"
+PRIVATE, PRIVATE6 = "10.0.0.0/8", "fd00:c::/64"
+OUTER, INNER = "fe80::1", "fe80::2"  # of each cable's ends for IPv6: towards the world, towards VMs
 CAME_IN, ANSWERS = (
     1 << 30,
     1,
@@ -40,12 +43,17 @@ table {CLUSTER_TABLE} {{
   map from_vm {{ type ipv4_addr : ipv4_addr; }}
   map marks {{ type ipv4_addr : mark; }}
   map marks_in {{ type ipv4_addr : mark; }}
+  map marks6 {{ type ipv6_addr : mark; }}
   set pairs {{ type ipv4_addr . ipv4_addr; }}
+  set routed {{ type ipv4_addr; }}
+  set routed6 {{ type ipv6_addr; }}
   set open {{ type ipv4_addr; }}
+  set open6 {{ type ipv6_addr; }}
   set ways {{ type ipv4_addr . ipv4_addr; flags interval; }}
+  set ways6 {{ type ipv6_addr . ipv6_addr; flags interval; }}
   map ports {{ type inet_proto . inet_service : ipv4_addr . inet_service; }}
   set ported {{ type inet_proto . inet_service . ipv4_addr; }}
-  set flows {{ type ipv4_addr; size 65535; flags dynamic; }}
+  set flows {{ type mark; size 65535; flags dynamic; }}
   chain arriving {{
     type nat hook prerouting priority dstnat;
     dnat ip to ip daddr map @to_vm
@@ -53,6 +61,7 @@ table {CLUSTER_TABLE} {{
   }}
   chain leaving {{
     type nat hook postrouting priority srcnat;
+    oifname "{DOOR}" ip saddr @routed accept
     oifname "{DOOR}" snat ip to ip saddr map @from_vm
     oifname "{DOOR}" snat ip to {link}
     iifname "{BRIDGE}" oifname "{BRIDGE}" ct status dnat snat ip to ip saddr map @from_vm
@@ -66,19 +75,27 @@ table {CLUSTER_TABLE} {{
   chain passing {{
     type filter hook forward priority filter; policy drop;
     iifname "{BRIDGE}" oifname "{BRIDGE}" accept
+    iifname "{DOOR}" ip6 saddr {PRIVATE6} drop
     iifname "{DOOR}" ct state new ct mark set ct reply ip saddr map @marks_in
+    iifname "{DOOR}" ct state new ct mark set ct reply ip6 saddr map @marks6
     iifname "{BRIDGE}" ct state new ct mark set ct original ip saddr map @marks
-    iifname "{BRIDGE}" ct state new add @flows {{ ip saddr ct count over {FLOWS} }} drop
+    iifname "{BRIDGE}" ct state new ct mark set ct original ip6 saddr map @marks6
+    iifname "{BRIDGE}" ct state new add @flows {{ ct mark ct count over {FLOWS} }} drop
     ct original ip daddr . ct reply ip saddr @pairs accept
+    ct original ip daddr @routed accept
+    ct original ip6 daddr @routed6 accept
     ct original ip daddr {link} ct direction original meta l4proto . th dport . ip daddr @ported accept
     ct original ip daddr {link} ct direction reply meta l4proto . th sport . ip saddr @ported accept
     ct original ip daddr {link} ct state related accept
     ct original ip saddr @open accept
+    ct original ip6 saddr @open6 accept
     ct original ip saddr . ct original ip daddr @ways accept
+    ct original ip6 saddr . ct original ip6 daddr @ways6 accept
     iifname "{BRIDGE}" reject with icmpx admin-prohibited
   }}
   chain here {{
     type filter hook input priority filter;
+    iifname "{DOOR}" icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept
     iifname "{DOOR}" drop
   }}
 }}
@@ -92,23 +109,29 @@ def mark_of(vmid: int) -> int:
 
 def cluster_elements(exposures: Mapping[int, Exposure]) -> str:
     """What is in force for these VMs, and for no other of the virtual cluster's from then on."""
-    filled: dict[str, list[str]] = {
-        name: [] for name in (*MAPS, "pairs", "open", "ways", "ports", "ported")
-    }
+    filled: dict[str, list[str]] = {name: [] for name in (*MAPS, *SETS, "ports")}
     for vmid, one in sorted(exposures.items()):
-        private = one.private
-        filled["marks"].append(f"{private} : {mark_of(vmid)}")
-        filled["marks_in"].append(f"{private} : {mark_of(vmid) | CAME_IN}")
-        for place, address in enumerate(addresses_of(one)):
+        private, mark = one.private, mark_of(vmid)
+        for own in owns_of(one):
+            if ":" in own:
+                filled["marks6"].append(f"{own} : {mark}")
+                filled["routed6"].append(own)
+                continue
+            filled["marks"].append(f"{own} : {mark}")
+            filled["marks_in"].append(f"{own} : {mark | CAME_IN}")
+            if own != private:
+                filled["routed"].append(own)
+        for place, address in enumerate(translated(one)):
             filled["to_vm"].append(f"{address} : {private}")
             filled["pairs"].append(f"{address} . {private}")
             if not place:  # what it sends has one sender
                 filled["from_vm"].append(f"{private} : {address}")
-        for prefix in ways_of(one):
-            if prefix == ANYWHERE:
-                filled["open"].append(private)
+        for own, prefix in ways_of(one):
+            six = "6" if ":" in own else ""
+            if prefix in (ANYWHERE, ANYWHERE6):
+                filled[f"open{six}"].append(own)
             else:
-                filled["ways"].append(f"{private} . {prefix}")
+                filled[f"ways{six}"].append(f"{own} . {prefix}")
         for forward in one.forwards:
             to = f"{private} . {forward.port}"
             filled["ports"].append(f"{forward.protocol} . {forward.host_port} : {to}")
@@ -170,22 +193,33 @@ def host_elements(table: str, ports: Iterable[tuple[str, int]]) -> str:
     return _filled(table, "ports", [f"{protocol} . {port}" for protocol, port in sorted(ports)])
 
 
-def addresses_of(exposure: Exposure) -> list[str]:
+def translated(exposure: Exposure) -> list[str]:
     """The public addresses that are translated to the VM's own."""
-    return [one.address for one in exposure.addresses]
+    return [one.address for one in exposure.addresses if one.mode == "nat"]
 
 
-def ways_of(exposure: Exposure) -> list[str]:
-    """Where it may go, as few prefixes as say it."""
-    networks = (ipaddress.ip_network(prefix, strict=False) for prefix in exposure.egress)
-    fours = [one for one in networks if isinstance(one, ipaddress.IPv4Network)]
-    return [str(one) for one in ipaddress.collapse_addresses(fours)]
+def owns_of(exposure: Exposure) -> list[str]:
+    """What the VM sends as: its private address, and what is routed to it. Of IPv6 the latter only reach the world."""
+    return [exposure.private, *exposure.routed]
+
+
+def ways_of(exposure: Exposure) -> list[tuple[str, str]]:
+    """Where it may go from each of its addresses, in as few prefixes as say it."""
+    networks = [ipaddress.ip_network(prefix, strict=False) for prefix in exposure.egress]
+    fours = ipaddress.collapse_addresses(
+        one for one in networks if isinstance(one, ipaddress.IPv4Network)
+    )
+    sixes = ipaddress.collapse_addresses(
+        one for one in networks if isinstance(one, ipaddress.IPv6Network)
+    )
+    ways = {False: [str(one) for one in fours], True: [str(one) for one in sixes]}
+    return [(own, way) for own in owns_of(exposure) for way in ways[":" in own]]
 
 
 def takes_back(before: Exposure, now: Exposure) -> bool:
     """Whether something led to the VM that does no longer."""
     return bool(
-        set(addresses_of(before)) - set(addresses_of(now))
+        {one.address for one in before.addresses} - {one.address for one in now.addresses}
         or {str(one) for one in before.forwards} - {str(one) for one in now.forwards}
     )
 

@@ -38,7 +38,8 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The guest took its identity. `uptime_ms` in milliseconds, `load` in hundredths."""
+    """The guest took its identity. `uptime_ms` in milliseconds, `load` in hundredths; `public`: its own addresses in
+    the world, as many as it was told."""
 
     type: Literal["ready"]
     session: Number
@@ -46,6 +47,7 @@ class Ready:
     uptime_ms: int
     load: int
     ssh_host_key: Text = ""
+    public: int = 0
 
     @property
     def host_key(self) -> str:

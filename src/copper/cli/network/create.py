@@ -23,7 +23,7 @@ from copper.cli.arguments import network_argument
     "--nat/--routed",
     default=True,
     show_default=True,
-    help="Hosts translate each address to a VM's private one, or the VM has it itself.",
+    help="Hosts translate each address of IPv4 to a VM's private one, or the VM has it itself.",
 )
 def create(name: str, pools: tuple[str, ...], bridge: str, nat: bool) -> None:
     """Make a public network NAME of a pool of addresses. Prints nothing.

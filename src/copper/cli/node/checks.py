@@ -122,7 +122,10 @@ def _world() -> Finding:
     if sysctl.read("ipv4/ip_forward") != "1":
         detail = "this host does not forward: VMs and it reach each other, and nobody else"
         return Finding("note", "public networks", detail, "sysctl -w net.ipv4.ip_forward=1")
-    return Finding("ok", "public networks", "libnftables, and this host forwards")
+    six = sysctl.read("ipv6/conf/all/forwarding")
+    kinds = "IPv4 and IPv6" if six == "1" else "IPv4, and not IPv6"
+    mend = "sysctl -w net.ipv6.conf.all.forwarding=1" if six == "0" else ""
+    return Finding("ok", "public networks", f"libnftables, and this host forwards {kinds}", mend)
 
 
 def _tools() -> Iterator[Finding]:
