@@ -345,7 +345,9 @@ async def test_a_new_agent_finds_what_an_earlier_one_left(wire: Wire) -> None:
     mark = _mark()
     wire.send(0, ethernet(mac_of(1), mac_of(0), IPV4, ipv4(ipv4_of(0), ipv4_of(1), mark)))
     assert wire.hears(1, mark)
-    assert not await later.mend("a") and not await later.mend("a", 1)
+    assert not await later.mend("a") and not await later.mend("a", 0)
+    assert await later.mend("a", 1)  # it is on its wire, and stays there
+    assert later.found() == {"a": [0, 1], "b": [0]} and later.off_wire() == {"a": {}}
     assert await later.mend("a", 7)
     os.close(wire.taps.pop(("b", 0)))
     await later.clear()
