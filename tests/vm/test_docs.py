@@ -50,6 +50,7 @@ NOT_RUN = {
     ],
     "docs/how-to/public-addresses.md": [
         "it needs a network of yours; tests/cluster/test_public_addresses.py does it with fake machines",
+        "it needs a network of yours; tests/vm/test_public.py does it with real guests",
         "it needs a network of yours; tests/cluster/test_public_addresses.py does it with fake machines",
         "it needs a network of yours; tests/cluster/test_public_addresses.py does it with fake machines",
         "it needs a network of yours; tests/cluster/test_public_addresses.py does it with fake machines",
