@@ -1,13 +1,16 @@
-"""Taking back is whole, and whoever was cancelled meanwhile learns of it afterwards."""
+"""What must be whole is whole, and whoever was cancelled meanwhile learns of it afterwards."""
 
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 
 import pytest
 
 from copper.model.errors import CopperError
-from copper.wire.undo import undo
+from copper.vmm.layers import _REPLY, LayerControl
+from copper.wire.undo import undo, whole
 
 
 class Step:
@@ -54,3 +57,37 @@ async def test_a_time_limit_that_passes_meanwhile_is_still_told() -> None:
             asyncio.get_running_loop().call_soon(step.go_on.set)
             await undo(step.run())
     assert step.is_done
+
+
+async def test_what_is_whole_gives_its_result() -> None:
+    async def three() -> int:
+        await asyncio.sleep(0)
+        return 3
+
+    assert await whole(three()) == 3
+
+
+def a_reply(pages: int) -> bytes:
+    return struct.pack(_REPLY.format, *([0, 0, pages] + [0] * 6))
+
+
+async def test_an_answer_that_nobody_waits_for_any_more_is_not_the_next_ones() -> None:
+    """Copies of one QEMU are asked for side by side, and those of a fork that fails are given up."""
+    loop = asyncio.get_running_loop()
+    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    here.setblocking(False)
+    there.setblocking(False)
+    control = LayerControl(here)
+    with there:
+        first = asyncio.create_task(control.stat())
+        await loop.sock_recv(there, 4096)
+        second = asyncio.create_task(control.stat())
+        first.cancel()
+        await asyncio.sleep(0)
+        there.send(a_reply(1))
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        await loop.sock_recv(there, 4096)
+        there.send(a_reply(2))
+        assert (await second).pages == 2
+        control.close()

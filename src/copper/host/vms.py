@@ -70,8 +70,7 @@ class Vms:
 
     def get(self, name: str) -> Vm:
         """Raises NotFound."""
-        vm = self._vms.get(name)
-        if vm is None:
+        if (vm := self._vms.get(name)) is None:
             raise NotFound(f"there is no VM {name!r} on this host")
         return vm
 
@@ -193,8 +192,7 @@ class Vms:
 
     def ended(self, machine: Machine, reason: str) -> None:
         """A VM that ends on its own is cleaned up, and the controller is told why."""
-        vm = self._vms.get(machine.name)
-        if vm is None or vm.machine is not machine:
+        if (vm := self._vms.get(machine.name)) is None or vm.machine is not machine:
             return
         log.warning("VM %s ended: %s", vm.name, reason)
         self._tell(self._say_ended(self._end(vm), VmEnded(vm=vm.name, reason=reason)))

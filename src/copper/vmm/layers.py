@@ -19,6 +19,7 @@ from pathlib import Path
 
 from copper.model.errors import CopperError, NoRoom, TimedOut
 from copper.wire import trace
+from copper.wire.undo import whole
 
 PAGE = 4096
 LAY, PRECOPY, SAVE, ABORT, STAT, TAP, SEED, FORK = 1, 2, 3, 4, 5, 6, 7, 8
@@ -141,7 +142,8 @@ class LayerControl:
                     raise CopperError(
                         f"QEMU's memory cannot be reached: {error.strerror}"
                     ) from error
-                return await self._answer()
+                # an answer that nobody reads would be taken for the next one's
+                return await whole(self._answer())
 
     async def _answer(self) -> LayerReply:
         loop = asyncio.get_running_loop()

@@ -27,7 +27,7 @@ from copper.vmm.layers import LayerControl
 from copper.vmm.qmp import Monitor
 from copper.vmm.seed import Seed, new_unit
 from copper.wire import trace
-from copper.wire.undo import undo
+from copper.wire.undo import undo, whole
 
 SOCKETS = ("qmp", "port", "console", "layers")
 STARTING: set[str] = set()  # units of this process's QEMUs that nobody has yet
@@ -120,7 +120,7 @@ class QemuProcess:
         process = cls(new_unit(settings.run_dir), seed.shape, seed.needs, is_copy=True)
         STARTING.add(process.unit)
         try:
-            await process._copy(seed, tap)
+            await whole(process._copy(seed, tap))  # a copy of no known number would be nobody's
         except BaseException as error:
             await undo(process.end())
             if isinstance(error, OSError):

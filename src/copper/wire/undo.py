@@ -1,16 +1,18 @@
-"""What takes something back runs to its end, whoever is cancelled meanwhile."""
+"""What must not be cut off in the middle runs to its end, whoever is cancelled meanwhile."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
-async def undo(work: Coroutine[Any, Any, None]) -> None:
-    """Returns when `work` is done. A cancel that came meanwhile is raised then, never before.
+async def whole(work: Coroutine[Any, Any, T]) -> T:
+    """What `work` gives, when it is done. A cancel that came meanwhile is raised then, never before.
 
-    Half of it would be a leftover that nobody looks after. Raises what `work` raises.
+    Raises what `work` raises.
     """
     task = asyncio.create_task(work)
     cancelled: asyncio.CancelledError | None = None
@@ -22,4 +24,9 @@ async def undo(work: Coroutine[Any, Any, None]) -> None:
     failure = None if task.cancelled() else task.exception()  # looked at, whatever is raised
     if cancelled is not None:
         raise cancelled from failure
-    await task
+    return await task
+
+
+async def undo(work: Coroutine[Any, Any, None]) -> None:
+    """Takes something back, to the end: half of it would be a leftover that nobody looks after."""
+    await whole(work)
