@@ -40,15 +40,11 @@ REQUESTS = 3
 REQUESTS_CLONE = 1  # the order to thaw
 COMMITS = 2  # the clones' names before any is made, and that all of them run
 NFT = 0  # what VMs may send is known ahead for 64 of them
-# of Copper's process for each clone, by /proc/PID/io: bytes and calls of read and write. Its record, twice; requests
-BYTES = 12_000
-CALLS = 25
-FILES = 11  # descriptors of Copper's process for each clone: sockets, its process, a layer for each fork before it
 # of Copper's process for each clone, by /proc/PID/io: bytes and calls of read and write. Its record, twice;
 # requests; its rows in the store, whose pages are counted whole: 9 to 13 kB were seen
 BYTES = 16_000
 CALLS = 28
-FILES = 12  # descriptors of Copper's process for each clone: ten, and by chance some of the fork that are just closing
+FILES = 12  # descriptors of Copper's process for each clone: sockets, its process, a layer for each fork before it
 PAGES = 1000  # that an idle clone has written in a second, itself and what its kernel does
 LAYER_BYTES = 4 << 20
 
