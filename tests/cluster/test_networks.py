@@ -85,6 +85,20 @@ async def test_a_pool_with_no_address_left_refuses_with_the_reason(world: World)
     assert public(world, "c") == {}
 
 
+async def test_a_pool_of_ipv6_with_no_address_left_refuses_with_the_reason(world: World) -> None:
+    pool = ["2001:db8::1-2001:db8::2", "198.51.100.64/26"]  # there is more of the other kind
+    await world.core.networks.create(NewNetwork(name="six", pool=pool))
+    master = await world.boot(networks=[Attachment(name="six")])
+    assert [one.mode for one in world.host.exposed[master].addresses] == ["nat", "routed"]
+    with pytest.raises(NoRoom, match="network six has 1 addresses left, not 2"):
+        await world.call(master, "clone", count=2)
+    with pytest.raises(NoRoom, match="network six has 1 addresses left, not 2"):
+        await world.ticket(master, maxcpus=20, minvms=2)
+    assert (len(public(world)), left(world, "six")) == (1, 1)
+    await world.call(master, "clone", count=1)
+    assert left(world, "six") == 0
+
+
 async def test_a_ticket_promises_addresses_as_it_promises_room(world: World) -> None:
     master = await world.boot(networks=ALL)
     ticket = await world.ticket(master, maxcpus=200)
