@@ -92,7 +92,12 @@ def test_use_is_measured_cheaply_and_agrees_with_the_kernels_own_sums(
         status = copper.client.status(vm)
         rollup = Path(f"/proc/{status.pid}/smaps_rollup").read_text().splitlines()
         sums = {line.split()[0]: int(line.split()[1]) << 10 for line in rollup[1:]}
-        assert status.own_bytes == pytest.approx(sums["Anonymous:"] + sums["Swap:"], rel=0.05)
+        anonymous, alone = sums["Anonymous:"] + sums["Swap:"], sums["Private_Dirty:"]
+        if vm != master and copper.client.facts().accelerator == "tcg":
+            # a copy has most in common with others; what it wrote is its own, whoever has it too by now
+            assert 0.8 * alone - MIB < status.own_bytes < anonymous - 8 * MIB
+        else:
+            assert status.own_bytes == pytest.approx(anonymous, rel=0.05)
         assert found[vm]["cpu_s"] > 0
     took = []
     for _ in range(20):
@@ -113,7 +118,7 @@ def test_limits_hold_live_and_over_a_new_agent_and_say_so(copper: Copper, micro:
     one, two = copper.clone(master, 2)
     assert {path.name for path in groups(copper)} >= {master, one, two}
     with pytest.raises(Refused, match="of its own already"):
-        host(copper, "PUT", f"/vms/{one}/limits", {"own_bytes": 8 * MIB})
+        host(copper, "PUT", f"/vms/{one}/limits", {"own_bytes": 1 * MIB})
     host(copper, "PUT", f"/vms/{one}/limits", {"cpus": 0.2, "own_bytes": 48 * MIB})
     copper.stop(signal.SIGKILL)
     copper.start()
@@ -125,7 +130,7 @@ def test_limits_hold_live_and_over_a_new_agent_and_say_so(copper: Copper, micro:
     host(copper, "PUT", f"/vms/{one}/limits", {"own_bytes": 48 * MIB})
     # a fork of it is not counted as its own
     (three,) = copper.clone(one, 1)
-    eats = "dd if=/dev/urandom of=/dev/shm/x bs=1M count=40 2>/dev/null; true"
+    eats = "dd if=/dev/urandom of=/dev/shm/x bs=1M count=90 2>/dev/null; true"
     copper.sh(two, eats)
     with contextlib.suppress(CopperError):
         copper.sh(one, eats)
