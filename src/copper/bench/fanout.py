@@ -191,6 +191,10 @@ class _Run:
                 results.add(rows.again, fan_out(self._place, shell, probe, rows.many).last_ms)
             end_all(self._place, shell)
             self._furnish(shell.vm)
+            self._all_ping_all(
+                shell, probe, 1
+            )  # what the first of all does: finds and translates the program
+            end_all(self._place, shell)
             for count in sorted({rows.pairs, rows.many}):
                 with results.said(kind := rows.mesh(count)):
                     self._place.rest(quiet=True)
