@@ -6,7 +6,7 @@ import asyncio
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,7 @@ from copper.model.machine import Shape
 MIB = 1 << 20
 SHAPE = Shape(memory_mib=256, cpus=2, disk_bytes=MIB)
 KERNEL = KERNEL_BYTES + MIB
+Layouts = Callable[[Path], Layout]
 
 
 @pytest.fixture(autouse=True)
@@ -275,3 +276,34 @@ def test_a_real_group_is_found_by_the_next_agent(real: Groups, tmp_path: Path) -
     finally:
         child.kill()
         child.communicate()
+
+
+@pytest.mark.parametrize("layout", [first, second])
+def test_what_a_copy_has_of_its_own_is_what_its_group_was_charged_for(
+    tmp_path: Path, layout: Layouts
+) -> None:
+    groups = Groups(tmp_path, layout(tmp_path), process(tmp_path, 77, own_mib=40))
+    assert groups.charged("a-1") is None
+    groups.put("a-1", 77, SHAPE, is_copy=True)
+    memory = groups.found()[-1]
+    (memory / "memory.stat").write_text(f"rss {5 * MIB}\nanon {5 * MIB}\nswap {MIB}\n")
+    (memory / "memory.swap.current").write_text(f"{MIB}\n")
+    assert groups.charged("a-1") == 6 * MIB
+    (memory / "memory.stat").write_text(f"rss {5 * MIB}\nanon {5 * MIB}\n")
+    (memory / "memory.swap.current").write_text("0\n")
+    # of the 40 MiB of its process 35 are its parent's as well: they count neither here nor elsewhere
+    groups.hold("a-1", VmLimits(own_bytes=16 * MIB))
+    limit = "memory.limit_in_bytes" if layout is first else "memory.max"
+    assert (memory / limit).read_text() == str(16 * MIB + KERNEL)
+    with pytest.raises(Refused, match="has 5 MiB of its own already"):
+        groups.hold("a-1", VmLimits(own_bytes=4 * MIB))
+
+
+def test_a_seed_goes_where_its_agent_is(tmp_path: Path) -> None:
+    proc = process(tmp_path, 77, own_mib=40)
+    (proc / "self").mkdir()
+    (proc / "self" / "cgroup").write_text("4:memory:/agent\n1:cpu,cpuacct:/\n0::/\n")
+    groups = Groups(tmp_path, first(tmp_path), proc)
+    groups.put_back(78)
+    assert (tmp_path / "memory" / "agent" / "cgroup.procs").read_text() == "78"
+    assert (tmp_path / "cpu" / "cgroup.procs").read_text() == "78"
