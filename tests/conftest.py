@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,10 @@ HERE = Path(__file__).parent
 VM_TIMEOUT_S = (
     1200  # for one test that hangs: a real machine is slow where others are emulated as well
 )
+
+# the addresses of examples: VMs of tests have some of them, and nothing for the others leaves this machine
+EXAMPLES = ("198.51.100.0/24", "2001:db8::/32")
+BLOCKED = pytest.StashKey[list[str]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -39,6 +44,25 @@ def pytest_configure(config: pytest.Config) -> None:
     )  # no test is a measurement of time
     hypothesis.settings.load_profile("copper")
     config.addinivalue_line("markers", "vm: starts real virtual machines (all of tests/vm has it)")
+
+
+def _route(verb: str, prefix: str) -> bool:
+    """Whether the route that leads nowhere was added or taken away: not without root, nor when it was there."""
+    argv = ["ip", "route", verb, "unreachable", prefix, "metric", "9999"]
+    try:
+        return subprocess.run(argv, capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    if not hasattr(session.config, "workerinput"):  # once for all workers
+        session.config.stash[BLOCKED] = [one for one in EXAMPLES if _route("add", one)]
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    for prefix in session.config.stash.get(BLOCKED, []):
+        _route("del", prefix)
 
 
 @pytest.fixture(scope="session")
