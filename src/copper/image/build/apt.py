@@ -24,6 +24,7 @@ from copper.model.errors import BadInput, CopperError
 
 # Lists younger than this many seconds are not asked for again.
 FRESH = 24 * 3600
+AGAIN_S = (5, 20)  # a mirror that fails is asked again after so long
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Apt:
         if have == wanted and time.time() - self._stamp.stat().st_mtime < FRESH:
             return
         try:
-            self._apt("apt-get", "update", "--error-on=any", "-o", "Acquire::Retries=3")
+            self._ask("apt-get", "update", "--error-on=any", "-o", "Acquire::Retries=3")
         except CopperError:
             if have != wanted:
                 raise
@@ -102,7 +103,7 @@ class Apt:
         partial = self.debs / "partial"
         partial.mkdir(exist_ok=True)
         wanted = [f"{package.name}={package.version}" for package in missing]
-        self._apt("apt-get", "download", "-o", "Acquire::Retries=3", *wanted, cwd=partial)
+        self._ask("apt-get", "download", "-o", "Acquire::Retries=3", *wanted, cwd=partial)
         for package in missing:  # only what is whole gets here
             (partial / package.file.name).rename(package.file)
 
@@ -113,6 +114,16 @@ class Apt:
             name, version, _ = file.split("_")
             found.append(Package(name, unquote(version), self.debs / file))
         return found
+
+    def _ask(self, *argv: str, cwd: Path | None = None) -> None:
+        """As `_apt`, of mirrors: one in the middle of its own update answers properly a little later."""
+        for pause_s in AGAIN_S:
+            try:
+                self._apt(*argv, cwd=cwd)
+                return
+            except CopperError:
+                time.sleep(pause_s)
+        self._apt(*argv, cwd=cwd)
 
     def _apt(self, *argv: str, cwd: Path | None = None) -> str:
         return run(argv, env={"APT_CONFIG": str(self._config)}, cwd=cwd)
