@@ -142,9 +142,10 @@ class QemuProcess:
             stderr = undo.enter_context((self.folder / "stderr").open("wb"))
             self._layers = LayerControl(self._open.pop("layers"))
             pid = await seed.fork([*fds, stderr.fileno(), tap], self.unit)
+        with contextlib.suppress(NotFound):  # it says itself why it ended
+            self.alive = Alive.of(pid)
+            self._watch()
         await self._layers.copied()
-        self.alive = Alive.of(pid)
-        self._watch()
         self._write_down()
         await self.monitor.take_over(self._open.pop("qmp"))
 
@@ -207,7 +208,9 @@ class QemuProcess:
         self._write_down()
 
     def _write_down(self) -> None:
-        assert self.alive is not None
+        """What `adopt` reads. Raises CopperError when the process has ended."""
+        if self.alive is None:
+            raise CopperError(f"QEMU {self.unit} ended at once")
         text = json.dumps(
             {
                 "alive": dataclasses.asdict(self.alive),

@@ -17,6 +17,7 @@ from pathlib import Path
 from copper.model.errors import CopperError
 from copper.model.machine import Needs, Shape
 from copper.vmm.layers import LayerControl
+from copper.wire.undo import whole
 
 
 def new_unit(run_dir: Path) -> Path:
@@ -51,13 +52,22 @@ class Seed:
         here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         here.setblocking(False)
         control = LayerControl(here)
+        made: list[Seed] = []
+
+        async def make() -> None:
+            pid = await of.make_seed(there.fileno(), folder.name)
+            made.append(cls(folder, shape, needs, control, pid))
+
         try:
             with there:
-                pid = await of.make_seed(there.fileno(), folder.name)
-            return cls(folder, shape, needs, control, pid)
+                await whole(make())
+            return made[0]
         except BaseException as error:
-            control.close()
-            folder.rmdir()
+            if made:  # nobody waits for it any more
+                made[0].close()
+            else:
+                control.close()
+                folder.rmdir()
             if isinstance(error, ProcessLookupError):
                 raise CopperError("QEMU's copy ended at once") from error
             raise
@@ -78,9 +88,8 @@ class Seed:
 
     def _reap(self) -> None:
         asyncio.get_running_loop().remove_reader(self._pidfd)
-        with contextlib.suppress(
-            ChildProcessError
-        ):  # the child of whoever started what it is a copy of
+        # the child of whoever started what it is a copy of
+        with contextlib.suppress(ChildProcessError):
             os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
         os.close(self._pidfd)
         self._pidfd = -1
