@@ -21,7 +21,7 @@ DEADLINE_S = 600
 class Reader:
     """Follows pages with a Copper, in a folder that looks like a checkout.
 
-    `instead`: what pages say, and what it is here.
+    `instead`: what pages say, and what it is here. `deadline_s`: for a block of commands.
     """
 
     def __init__(
@@ -29,10 +29,12 @@ class Reader:
         copper: Copper,
         checkout: Path,
         instead: Mapping[str, str] | None = None,
+        deadline_s: float = DEADLINE_S,
         **variables: str,
     ) -> None:
         self.copper = copper
         self.checkout = checkout
+        self.deadline_s = deadline_s
         self.instead = {
             ".venv/bin/": "",
             "/var/lib/copper": str(copper.settings.state_dir),
@@ -78,6 +80,6 @@ class Reader:
             errors="replace",
             cwd=self.checkout,
             env=self.environment,
-            timeout=DEADLINE_S,
+            timeout=self.deadline_s,
             check=False,
         )
