@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
-from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
 from copper.net import namespaces
 from copper.net.addresses import GATEWAY
+from tests.unit.places import within
 from tests.unit.test_net_private import HEARD_S, Wire, pytestmark, wire
 
 __all__ = ["pytestmark", "wire"]
-
-
-@contextlib.contextmanager
-def within(namespace: str) -> Iterator[None]:
-    """Sockets that are made here are of this network, for as long as they live."""
-    namespaces.enter(namespace)
-    try:
-        yield
-    finally:
-        namespaces.go_home()
 
 
 async def test_the_host_connects_within_the_virtual_cluster_that_it_means(wire: Wire) -> None:
@@ -31,8 +21,10 @@ async def test_the_host_connects_within_the_virtual_cluster_that_it_means(wire: 
     port = 0
     for cluster in ("a", "b"):
         await wire.plug(cluster, 0)
-        with within(wire.networks.namespace_of(cluster)):
-            listeners[cluster] = socket.create_server((GATEWAY, port))
+        listeners[cluster] = within(
+            wire.networks.namespace_of(cluster),
+            partial(socket.create_server, (GATEWAY, port)),
+        )
         port = listeners[cluster].getsockname()[1]
     for cluster, listener in listeners.items():
         listener.settimeout(HEARD_S)
@@ -45,3 +37,10 @@ async def test_the_host_connects_within_the_virtual_cluster_that_it_means(wire: 
         listener.close()
     with pytest.raises(ConnectionRefusedError):
         await wire.networks.connect("a", GATEWAY, port)
+
+
+def test_the_first_thread_stays_in_the_network_of_the_process() -> None:
+    """Whatever the process starts would be in it, and find none of the world's names."""
+    for leave in (lambda: namespaces.enter("none"), namespaces.new_thread_namespace):
+        with pytest.raises(RuntimeError, match="does not leave its network"):
+            leave()

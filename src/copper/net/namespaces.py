@@ -1,6 +1,7 @@
 """Network namespaces with names, as `ip netns` has them: a file below /run/netns that one is mounted on.
 
-`enter` and `made` change the namespace of the thread that calls them, and of no other.
+`enter` and `made` change the namespace of the thread that calls them, and of no other. The first thread's is the
+process's, and that of whatever it starts: it stays where it is.
 """
 
 from __future__ import annotations
@@ -26,8 +27,14 @@ def _check(result: int, what: str) -> None:
         raise OSError(number, os.strerror(number), what)
 
 
+def _check_thread() -> None:
+    if threading.get_native_id() == os.getpid():
+        raise RuntimeError("the first thread of a process does not leave its network")
+
+
 def enter(name: str) -> None:
     """This thread is in that namespace from now on. Raises FileNotFoundError."""
+    _check_thread()
     _go_to(FOLDER / name)
 
 
@@ -50,6 +57,7 @@ def made(name: str) -> Iterator[None]:
 
     Raises OSError; what fails leaves no namespace.
     """
+    _check_thread()
     _check(_libc.unshare(_NEWNET), name)
     yield
     _share_folder()
@@ -70,6 +78,7 @@ def descriptor(name: str) -> int:
 
 def new_thread_namespace() -> None:
     """This thread is in a namespace without a name: it lives as long as what is open of it."""
+    _check_thread()
     _check(_libc.unshare(_NEWNET), "a network namespace")
 
 
