@@ -41,6 +41,6 @@ async def test_the_host_connects_within_the_virtual_cluster_that_it_means(wire: 
 
 def test_the_first_thread_stays_in_the_network_of_the_process() -> None:
     """Whatever the process starts would be in it, and find none of the world's names."""
-    for leave in (lambda: namespaces.enter("none"), namespaces.new_thread_namespace):
+    for leave in (partial(namespaces.enter, "none"), namespaces.new_thread_namespace):
         with pytest.raises(RuntimeError, match="does not leave its network"):
             leave()
