@@ -2,8 +2,11 @@
  *
  * fork(2) copies the memory of all threads and runs one of them. The others' stacks, registers and locks are all there: each
  * thread that stands still in a signal handler has its registers in its frame, so a new kernel thread that takes its stack
- * and its thread pointer, and leaves the handler, is that thread. Whoever held a lock holds it still. A system call that
- * the signal interrupted is begun again by the kernel's rules, which went into the frame.
+ * and its thread pointer, and leaves the handler, is that thread. A system call that the signal interrupted is begun again
+ * by the kernel's rules, which went into the frame. Whoever held a lock holds it still: glibc writes into a recursive lock
+ * the number of the thread that has it, so a thread keeps the number that glibc knows it by, though the kernel has another
+ * for it. The old one is its parent's, and nobody else's meanwhile. Whoever asks the kernel by it, as pthread_kill does,
+ * would miss: QEMU does so with KVM alone.
  */
 #include "layers.h"
 
@@ -30,15 +33,13 @@
 
 struct parked {
     jmp_buf back;
-    pid_t tid;
     unsigned char *thread; /* its descriptor, and thread pointer */
-    int *number;           /* where glibc keeps the kernel's number of it */
     uintptr_t frame;
 };
 
 static struct parked parked[MOST_THREADS];
 static _Atomic uint32_t taken, arrived, left, wanted, round_number;
-static pid_t parker; /* of the process in which threads are parked */
+static int number_offset = -1; /* of a thread's number in its descriptor */
 
 static int park_signal(void) { return SIGRTMAX - 2; }
 
@@ -46,13 +47,17 @@ static long futex(_Atomic uint32_t *word, int operation, uint32_t value, const s
     return syscall(SYS_futex, word, operation | FUTEX_PRIVATE_FLAG, value, most, NULL, 0);
 }
 
-static int *number_in(unsigned char *thread, pid_t tid) {
-    int *likely = (int *)(void *)(thread + TID_OFFSET);
-    if (*likely == tid) return likely;
+/* Asked in a process that is no copy, where the number is the kernel's. */
+static int find_number(void) {
+    unsigned char *thread = (unsigned char *)pthread_self();
+    pid_t tid = (pid_t)syscall(SYS_gettid);
+    if (*(int *)(void *)(thread + TID_OFFSET) == tid) return TID_OFFSET;
     for (unsigned at = 0; at < STRUCT_PTHREAD; at += sizeof(int))
-        if (*(int *)(void *)(thread + at) == tid) return (int *)(void *)(thread + at);
-    return NULL;
+        if (*(int *)(void *)(thread + at) == tid) return (int)at;
+    return -1;
 }
+
+static int *number_in(unsigned char *thread) { return (int *)(void *)(thread + number_offset); }
 
 static void on_park(int number, siginfo_t *info, void *context) {
     int before = errno;
@@ -63,9 +68,7 @@ static void on_park(int number, siginfo_t *info, void *context) {
     uint32_t slot = atomic_fetch_add(&taken, 1);
     if (slot < MOST_THREADS) {
         struct parked *me = &parked[slot];
-        me->tid = (pid_t)syscall(SYS_gettid);
         me->thread = (unsigned char *)pthread_self();
-        me->number = number_in(me->thread, me->tid);
         me->frame = (uintptr_t)__builtin_frame_address(0);
         if (!_setjmp(me->back)) {
             atomic_fetch_add(&arrived, 1);
@@ -79,6 +82,7 @@ static void on_park(int number, siginfo_t *info, void *context) {
 
 void park_prepare(void) {
     struct sigaction action = {.sa_sigaction = on_park, .sa_flags = SA_SIGINFO | SA_RESTART};
+    number_offset = find_number();
     sigfillset(&action.sa_mask);
     sigaction(park_signal(), &action, NULL);
 }
@@ -148,6 +152,7 @@ int park_threads(void) {
     static pid_t known[MOST_THREADS];
     uint32_t count = 0, asked = 0;
     uint64_t until = now_ns() + WAIT_NS;
+    if (number_offset < 0) return ENOTSUP;
     while (atomic_load(&left) != atomic_load(&arrived)) /* the last time's are on their way out */
         if (now_ns() > until) return ETIMEDOUT;
     atomic_store(&taken, 0);
@@ -163,9 +168,6 @@ int park_threads(void) {
         }
     }
     atomic_store(&wanted, 0);
-    parker = getpid();
-    for (uint32_t i = 0; i < atomic_load(&arrived) && !fresh; i++)
-        if (!parked[i].number) fresh = -ENOTSUP;
     if (fresh < 0) unpark_threads();
     return -fresh;
 }
@@ -176,11 +178,7 @@ void unpark_threads(void) {
 }
 
 pid_t copy_process(void) {
-    int *number = number_in((unsigned char *)pthread_self(), (pid_t)syscall(SYS_gettid));
-    if (!number) {
-        errno = ENOTSUP;
-        return -1;
-    }
+    int *number = number_in((unsigned char *)pthread_self());
     /* whoever started this process is to hear of the copy's end as well */
     return (pid_t)syscall(SYS_clone, CLONE_PARENT | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID, NULL, NULL, number, NULL);
 }
@@ -191,7 +189,7 @@ static int go_back(void *slot) {
 
 int revive_threads(void) {
     const int flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM | CLONE_SETTLS |
-                      CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID;
+                      CLONE_CHILD_CLEARTID;
     uint32_t count = atomic_load(&arrived);
     /* their counts are those of a round that is over */
     atomic_store(&arrived, 0);
@@ -200,7 +198,7 @@ int revive_threads(void) {
     for (uint32_t i = 0; i < count; i++) {
         struct parked *p = &parked[i];
         void *stack = (void *)((p->frame - BELOW) & ~(uintptr_t)63);
-        if (clone(go_back, stack, flags, p, p->number, p->thread, p->number) < 0) return errno;
+        if (clone(go_back, stack, flags, p, NULL, p->thread, number_in(p->thread)) < 0) return errno;
     }
     return 0;
 }
