@@ -513,6 +513,27 @@ async def test_a_vm_that_has_ended_is_left_out() -> None:
         assert world.book.vms("a") == []
 
 
+@pytest.mark.parametrize(("verb", "back"), [("pause", "unpause"), ("suspend", "resume")])
+async def test_a_vm_that_ended_unheard_is_left_out(verb: str, back: str) -> None:
+    async with six(3) as world:
+        for host in world.hosts:
+            host.running.pop("a-3", None)  # and nobody has said so yet
+        rest = [name for name in NAMES if name != "a-3"]
+        assert await getattr(world.core, verb)("a") == rest
+        assert world.book.vm("a-3").state == "dead"
+        assert await getattr(world.core, back)("a") == rest
+
+
+@pytest.mark.parametrize("verb", ["pause", "suspend"])
+async def test_a_cluster_that_ended_unheard_does_not_run(verb: str) -> None:
+    async with six(3) as world:
+        for host in world.hosts:
+            host.running.clear()
+        with pytest.raises(Conflict, match="'a' does not run"):
+            await getattr(world.core, verb)("a")
+        assert states(world) == {"dead"} and world.book.cluster("a").intent == ""
+
+
 async def test_a_vm_that_ends_while_all_are_paused_stays_dead(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -18,7 +18,7 @@ from copper.controller.hosts import Hosts
 from copper.controller.placement import Wish, place
 from copper.controller.rows import LIVE, ClusterRow, cluster_key, user_key, vm_key
 from copper.controller.terms import OverLimit
-from copper.model.api import Vm, VmState
+from copper.model.api import Vm, VmEnded, VmState
 from copper.model.errors import Conflict, CopperError, NoRoom
 from copper.model.networks import Exposure
 from copper.model.users import User
@@ -57,6 +57,7 @@ class Whole:
         with self._alone(name):
             vms = [vm for vm in self._book.vms(name) if vm.state in LIVE]
             self._check(name, vms, (have, want))
+            vms = await self._there(name, vms)
             todo = [vm for vm in vms if vm.state == have]
             told: list[Vm] = []
             try:
@@ -106,6 +107,7 @@ class Whole:
         told: list[str] = []
         done = 0
         try:
+            vms = await self._there(name, vms)
             for host, there in _by_host(vms).items():
                 told.append(host)  # one that fails may have done it all the same
                 await self._hosts.get(host).suspend(name, [vm.name for vm in there])
@@ -122,6 +124,21 @@ class Whole:
             raise
         await step("suspend.written")
         return [vm.name for vm in vms]
+
+    async def _there(self, name: str, vms: Sequence[Vm]) -> list[Vm]:
+        """Those that their hosts have: one that ended a moment ago is not waited for. Raises Conflict for none."""
+        have: set[str] = set()
+        for host in _by_host(vms):
+            link = self._hosts.get(host)
+            have |= {status.name for status in await link.vms()}
+            have.update((await link.suspended()).get(name, []))
+        for vm in vms:
+            if vm.name not in have:
+                await self._endings.ended(VmEnded(vm=vm.name, reason="it ended with its host"))
+        left = [vm for vm in vms if vm.name in have]
+        if vms and not left:
+            raise _not_running(name)
+        return left
 
     async def _back(self, name: str, hosts: Sequence[str]) -> None:
         """A suspend that failed on one host: all run again; a host that fails now is told when it answers."""
@@ -319,9 +336,7 @@ class Whole:
     def _check(self, name: str, vms: Sequence[Vm], states: tuple[VmState, ...]) -> None:
         """Raises Conflict for a virtual cluster that is not in one of these states, whole."""
         if not vms:
-            raise Conflict(
-                f"virtual cluster {name!r} does not run", advice=f"gc-vc boot {name} boots it"
-            )
+            raise _not_running(name)
         if self._forks.of(name):
             raise Conflict(f"virtual cluster {name!r} is being forked", advice="try again")
         for vm in vms:
@@ -350,6 +365,10 @@ class Whole:
         finally:
             del self._forks.closed[name]
             over.set()
+
+
+def _not_running(name: str) -> Conflict:
+    return Conflict(f"virtual cluster {name!r} does not run", advice=f"gc-vc boot {name} boots it")
 
 
 def _being_changed(name: str) -> Conflict:
