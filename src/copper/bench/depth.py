@@ -5,22 +5,18 @@ Each VM is ended once its clone was measured, so that as many run at every depth
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
-from copper.bench import machine, place
 from copper.bench.calls import a_shell
 from copper.bench.fan import fan_out
-from copper.bench.interrupts import ended_in_order
-from copper.bench.measured import written_at_end
 from copper.bench.place import Place
 from copper.bench.probe import Probe, a_probe
 from copper.bench.progress import Progress
+from copper.bench.run import OUT, a_run, facts
 from copper.bench.series import Kind, Results, Target, report
 from copper.bench.stats import Guest
 from copper.model.errors import BadInput
 from copper.model.settings import Settings, from_environment
-from copper.vmm.capabilities import probe_qemu
 
 ROUNDS, DEEPEST, MEMORY_MIB = 10, 32, 128
 SHOWN = (1, 2, 4, 8, 16, 24, 32)
@@ -76,28 +72,21 @@ def main(
     if rounds < 1 or deepest < 1:
         raise BadInput(f"--rounds {rounds} --depth {deepest}", advice="expected 1 or more")
     guest = Guest("micro", MEMORY_MIB)
-    out = out or Path("bench")
-    out.mkdir(parents=True, exist_ok=True)
     results = Results(
         bench="depth",
         asked={"rounds": rounds, "depth": deepest, "guest": guest.label},
         kinds=kinds(deepest),
         goals=goals(deepest),
-        machine=machine.facts(settings, probe_qemu(settings)),
+        machine=facts(settings),
     )
     progress = Progress(rounds)
-    keep = place.keep_folder(settings)
-    with ended_in_order(), written_at_end(results, out / "bench-depth.json", report, progress):
-        with place.run_folders(keep) as (folder, sockets):
-            place.ready_template(settings, keep, sockets, guest, progress)
-            shown = dataclasses.replace(settings, state_dir=keep)
-            results.machine = machine.facts(shown, probe_qemu(settings))
-            with place.a_place(settings, keep, folder, sockets) as where:
-                progress.begin_rounds()
-                for number in range(rounds):
-                    progress.begin_round(number)
-                    with results.said(f"round {number + 1}"):
-                        _round(where, guest, results, deepest)
+    path = (out or OUT) / "bench-depth.json"
+    with a_run(results, report, path, guest, settings, progress) as where:
+        progress.begin_rounds()
+        for number in range(rounds):
+            progress.begin_round(number)
+            with results.said(f"round {number + 1}"):
+                _round(where, guest, results, deepest)
     return 1 if results.missing else 0
 
 

@@ -6,7 +6,6 @@ readings of the clock, some thirty times for a clone.
 
 from __future__ import annotations
 
-import dataclasses
 import statistics
 import time
 from collections.abc import Iterator, Sequence
@@ -14,21 +13,19 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from copper.bench import fanout_kinds as kinds
-from copper.bench import machine, place, timeline
+from copper.bench import timeline
 from copper.bench.calls import BUSY_BEGINS, Shell, a_shell
 from copper.bench.fan import Fanned, await_standbys, end_all, fan_out
-from copper.bench.interrupts import ended_in_order
-from copper.bench.measured import written_at_end
 from copper.bench.memory import Memory, memory_of
 from copper.bench.place import Place, processor_seconds
 from copper.bench.probe import PORT, Probe, a_probe, mesh_program
 from copper.bench.progress import Progress
+from copper.bench.run import OUT, a_run, facts
 from copper.bench.series import Results, report
 from copper.bench.stats import Guest
 from copper.model.errors import BadInput, CopperError
 from copper.model.settings import Settings, from_environment
 from copper.net.addresses import GATEWAY, ipv4_of
-from copper.vmm.capabilities import probe_qemu
 
 ROUNDS, QUICK = 10, 1
 MEMORY_MIB = 128
@@ -60,37 +57,30 @@ def main(
     if rounds < 1:
         raise BadInput(f"--rounds {rounds}", advice="expected 1 or more")
     guest = Guest("micro", MEMORY_MIB)
-    out = out or Path("bench")
-    out.mkdir(parents=True, exist_ok=True)
+    out = out or OUT
     results = Results(
         bench="fanout",
         asked={"rounds": rounds, "guest": guest.label, "sizes": " ".join(map(str, rows.sizes))},
         kinds=rows.kinds,
         goals=rows.goals,
         compared=rows.compared,
-        machine=machine.facts(settings, probe_qemu(settings)),
+        machine=facts(settings),
     )
     progress = Progress(rounds)
-    keep = place.keep_folder(settings)
-    with ended_in_order(), written_at_end(results, out / "bench-fanout.json", report, progress):
-        with place.run_folders(keep) as (folder, sockets):
-            place.ready_template(settings, keep, sockets, guest, progress)
-            traced = dataclasses.replace(settings, trace=str(folder / "trace.json"))
-            shown = dataclasses.replace(settings, state_dir=keep)
-            results.machine = machine.facts(shown, probe_qemu(settings))
-            with place.a_place(traced, keep, folder, sockets) as where:
-                progress.begin_rounds()
-                run = _Run(where, guest, results, rows, mesh_program(folder))
-                for number in range(rounds):
-                    progress.begin_round(number)
-                    for load in kinds.LOADS:
-                        progress.doing(f"{load}: {results.asked['sizes']} clones")
-                        with results.said(f"{load} masters"):
-                            run.forks(load)
-                    if not forks_only:
-                        progress.doing(f"{many} clones in other ways")
-                        with results.said("many"):
-                            run.many()
+    path = out / "bench-fanout.json"
+    with a_run(results, report, path, guest, settings, progress, traced=True) as where:
+        progress.begin_rounds()
+        run = _Run(where, guest, results, rows, mesh_program(where.folder))
+        for number in range(rounds):
+            progress.begin_round(number)
+            for load in kinds.LOADS:
+                progress.doing(f"{load}: {results.asked['sizes']} clones")
+                with results.said(f"{load} masters"):
+                    run.forks(load)
+            if not forks_only:
+                progress.doing(f"{many} clones in other ways")
+                with results.said("many"):
+                    run.many()
         if run.drawn:
             timeline.keep(run.drawn, out, results.machine, progress)
     return 1 if results.missing else 0

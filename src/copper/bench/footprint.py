@@ -13,21 +13,18 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from copper.bench import machine, place
 from copper.bench import memory as pages
 from copper.bench.calls import WORK, Shell, a_shell
 from copper.bench.fan import await_standbys, end_all, fan_out
-from copper.bench.interrupts import ended_in_order
-from copper.bench.measured import written_at_end
 from copper.bench.place import Place
 from copper.bench.probe import Probe, a_probe
 from copper.bench.progress import Progress
+from copper.bench.run import OUT, a_run, facts
 from copper.bench.series import Kind, Results, Target, report
 from copper.bench.stats import Guest
 from copper.model.api import VmStatus
 from copper.model.errors import BadInput, CopperError
 from copper.model.settings import Settings, from_environment
-from copper.vmm.capabilities import probe_qemu
 
 ROUNDS, CLONES, MEMORY_MIB, WAIT_S = 5, 40, 128, 60.0
 SETTLED_S = 2.0
@@ -110,29 +107,22 @@ def main(
     if rounds < 1:
         raise BadInput(f"--rounds {rounds}", advice="expected 1 or more")
     guest = Guest("micro", MEMORY_MIB)
-    out = out or Path("bench")
-    out.mkdir(parents=True, exist_ok=True)
     results = Results(
         bench="memory",
         asked={"rounds": rounds, "clones": clones, "guest": guest.label, "wait": f"{wait_s:g} s"},
         kinds=kinds(wait_s),
         goals=GOALS,
         compared=COMPARED,
-        machine=machine.facts(settings, probe_qemu(settings)),
+        machine=facts(settings),
     )
     progress = Progress(rounds)
-    keep = place.keep_folder(settings)
-    with ended_in_order(), written_at_end(results, out / "bench-memory.json", report, progress):
-        with place.run_folders(keep) as (folder, sockets):
-            place.ready_template(settings, keep, sockets, guest, progress)
-            shown = dataclasses.replace(settings, state_dir=keep)
-            results.machine = machine.facts(shown, probe_qemu(settings))
-            with place.a_place(settings, keep, folder, sockets) as where:
-                progress.begin_rounds()
-                for number in range(rounds):
-                    progress.begin_round(number)
-                    with results.said(f"round {number + 1}"):
-                        _Round(where, results, clones, wait_s).run(guest)
+    path = (out or OUT) / "bench-memory.json"
+    with a_run(results, report, path, guest, settings, progress) as where:
+        progress.begin_rounds()
+        for number in range(rounds):
+            progress.begin_round(number)
+            with results.said(f"round {number + 1}"):
+                _Round(where, results, clones, wait_s).run(guest)
     return 1 if results.missing else 0
 
 

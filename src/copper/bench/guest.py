@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -11,19 +10,17 @@ from pathlib import Path
 
 from copper.bench import guest_kinds as kinds
 from copper.bench import guest_programs as programs
-from copper.bench import machine, place
+from copper.bench import machine
 from copper.bench.calls import Shell, a_shell
 from copper.bench.guest_results import Results, report
-from copper.bench.interrupts import ended_in_order
-from copper.bench.measured import written_at_end
 from copper.bench.place import Place
 from copper.bench.progress import Progress
+from copper.bench.run import OUT, a_run, facts
 from copper.bench.stats import Guest
 from copper.image.build import recipes
 from copper.model.errors import BadInput, CopperError, TimedOut
 from copper.model.names import vm_name
 from copper.model.settings import Settings, from_environment
-from copper.vmm.capabilities import probe_qemu
 
 ROUNDS = 30
 CLUSTER = "guest"
@@ -63,25 +60,17 @@ def main(
     if rounds < 1:
         raise BadInput(f"--rounds {rounds}", advice="expected 1 or more")
     guest = Guest(image, recipes.load(image).memory_mib)
-    out = out or Path("bench")
-    out.mkdir(parents=True, exist_ok=True)
     results = Results(
         rounds=rounds,
         image=guest.label,
         clones=clones,
-        machine=machine.facts(settings, probe_qemu(settings)),
+        machine=facts(settings),
     )
     progress = Progress(rounds)
-    keep = place.keep_folder(settings)
-    with ended_in_order(), written_at_end(results, out / "bench-guest.json", report, progress):
-        with place.run_folders(keep) as (folder, sockets):
-            place.ready_template(settings, keep, sockets, guest, progress)
-            # what the template's guest has shown of KVM
-            shown = dataclasses.replace(settings, state_dir=keep)
-            results.machine = machine.facts(shown, probe_qemu(settings))
-            with place.a_place(settings, keep, folder, sockets) as where:
-                progress.begin_rounds()
-                _Run(where, guest, results, progress).run()
+    path = (out or OUT) / "bench-guest.json"
+    with a_run(results, report, path, guest, settings, progress) as where:
+        progress.begin_rounds()
+        _Run(where, guest, results, progress).run()
     return 1 if results.missing else 0
 
 

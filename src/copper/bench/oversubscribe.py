@@ -14,19 +14,17 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from copper.bench import machine, place
+from copper.bench import place
 from copper.bench.calls import Shell, a_shell
 from copper.bench.fan import fan_out
-from copper.bench.interrupts import ended_in_order
-from copper.bench.measured import written_at_end
 from copper.bench.place import Place
 from copper.bench.probe import Probe, a_probe
 from copper.bench.progress import Progress
+from copper.bench.run import OUT, a_run, facts
 from copper.bench.series import Kind, Results, Target, report
 from copper.bench.stats import Guest
 from copper.model.errors import BadInput, CopperError
 from copper.model.settings import Settings, from_environment
-from copper.vmm.capabilities import probe_qemu
 
 CLONES, MEMORY_MIB, WRITE_MIB, WATCH_S = 400, 256, 96, 900.0
 BATCH = 50  # clones of one call
@@ -122,28 +120,19 @@ def main(
     if write_mib > memory_mib // 2:
         raise BadInput(f"--write {write_mib}", advice=f"expected at most {memory_mib // 2}")
     guest = Guest("micro", memory_mib)
-    out = out or Path("bench")
-    out.mkdir(parents=True, exist_ok=True)
     results = Results(
         bench="oversubscribe",
         asked={"clones": clones, "guest": guest.label, "written by each": f"{write_mib} MiB"},
         kinds=KINDS,
         goals=goals(clones),
-        machine=machine.facts(settings, probe_qemu(settings)),
+        machine=facts(settings),
     )
     progress = Progress(1)
-    keep = place.keep_folder(settings)
-    with (
-        ended_in_order(),
-        written_at_end(results, out / "bench-oversubscribe.json", report, progress),
-    ):
-        with place.run_folders(keep) as (folder, sockets):
-            place.ready_template(settings, keep, sockets, guest, progress)
-            with place.a_place(settings, keep, folder, sockets) as where:
-                with results.said("the demonstration"):
-                    _Show(where, guest, results, progress).run(
-                        clones, write_mib, watch_s, checked, within_mib
-                    )
+    path = (out or OUT) / "bench-oversubscribe.json"
+    with a_run(results, report, path, guest, settings, progress) as where:
+        with results.said("the demonstration"):
+            show = _Show(where, guest, results, progress)
+            show.run(clones, write_mib, watch_s, checked, within_mib)
     return 1 if results.missing else 0
 
 

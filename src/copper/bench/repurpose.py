@@ -12,19 +12,16 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from copper.bench import machine, place
 from copper.bench.calls import Shell, a_shell
 from copper.bench.fan import await_standbys, end_all, fan_out
-from copper.bench.interrupts import ended_in_order
-from copper.bench.measured import written_at_end
 from copper.bench.place import Place
 from copper.bench.probe import Probe, a_probe
 from copper.bench.progress import Progress
+from copper.bench.run import OUT, a_run, facts
 from copper.bench.series import Kind, Results, Target, report
 from copper.bench.stats import Guest
 from copper.model.errors import BadInput, CopperError
 from copper.model.settings import Settings, from_environment
-from copper.vmm.capabilities import probe_qemu
 
 TURNS, CLONES, MEMORY_MIB = 20, 100, 128
 CLUSTERS = ("day", "night")
@@ -115,26 +112,19 @@ def main(
     if turns < 2:
         raise BadInput(f"--turns {turns}", advice="expected 2 or more")
     guest = Guest("micro", MEMORY_MIB)
-    out = out or Path("bench")
-    out.mkdir(parents=True, exist_ok=True)
     rows = Rows(clones)
     results = Results(
         bench="repurpose",
         asked={"turns": turns, "clones": clones, "guest": guest.label},
         kinds=rows.kinds,
         goals=rows.goals,
-        machine=machine.facts(settings, probe_qemu(settings)),
+        machine=facts(settings),
     )
     progress = Progress(turns)
-    keep = place.keep_folder(settings)
-    with ended_in_order(), written_at_end(results, out / "bench-repurpose.json", report, progress):
-        with place.run_folders(keep) as (folder, sockets):
-            place.ready_template(settings, keep, sockets, guest, progress)
-            shown = dataclasses.replace(settings, state_dir=keep)
-            results.machine = machine.facts(shown, probe_qemu(settings))
-            with place.a_place(settings, keep, folder, sockets) as where:
-                with results.said("turns"):
-                    _turns(where, guest, results, rows, turns, progress)
+    path = (out or OUT) / "bench-repurpose.json"
+    with a_run(results, report, path, guest, settings, progress) as where:
+        with results.said("turns"):
+            _turns(where, guest, results, rows, turns, progress)
     return 1 if results.missing else 0
 
 

@@ -16,18 +16,15 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from copper.bench import machine, place
 from copper.bench.fan import await_standbys
-from copper.bench.interrupts import ended_in_order
-from copper.bench.measured import written_at_end
 from copper.bench.memory import memory_of
 from copper.bench.place import Place
 from copper.bench.progress import Progress, clock
+from copper.bench.run import OUT, a_run, facts
 from copper.bench.series import Kind, Results, Target, report
 from copper.bench.stats import Guest
 from copper.model.errors import Conflict, CopperError, NotFound, Refused, TimedOut
 from copper.model.settings import Settings, from_environment
-from copper.vmm.capabilities import probe_qemu
 
 MINUTES, VMS, MEMORY_MIB = 60.0, 200, 128
 CLUSTERS = ("soak-a", "soak-b", "soak-c", "soak-d")
@@ -105,23 +102,18 @@ def main(
     settings = settings or from_environment()
     seed = random.randrange(1 << 30) if seed is None else seed
     guest = Guest("micro", MEMORY_MIB)
-    out = out or Path("bench")
-    out.mkdir(parents=True, exist_ok=True)
     results = Results(
         bench="soak",
         asked={"minutes": f"{minutes:g}", "VMs": vms, "guest": guest.label, "seed": seed},
         kinds=KINDS,
         goals=GOALS,
-        machine=machine.facts(settings, probe_qemu(settings)),
+        machine=facts(settings),
     )
     progress = Progress(1)
-    keep = place.keep_folder(settings)
-    with ended_in_order(), written_at_end(results, out / "bench-soak.json", report, progress):
-        with place.run_folders(keep) as (folder, sockets):
-            place.ready_template(settings, keep, sockets, guest, progress)
-            with place.a_place(settings, keep, folder, sockets) as where:
-                with results.said("the soak"):
-                    _Soak(where, guest, results, progress, vms, seed).run(minutes * 60)
+    path = (out or OUT) / "bench-soak.json"
+    with a_run(results, report, path, guest, settings, progress) as where:
+        with results.said("the soak"):
+            _Soak(where, guest, results, progress, vms, seed).run(minutes * 60)
     wrong = [verdict for verdict in results.verdicts if verdict.reached is not True]
     return 1 if results.missing or wrong else 0
 

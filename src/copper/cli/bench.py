@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 from copper.cli import here
 from copper.cli.arguments import MEMORY, Amount, Number
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _into(files: str) -> Callable[[F], F]:
+    """--out, of a bench that writes these files."""
+    return click.option(
+        "--out",
+        type=click.Path(file_okay=False, path_type=Path),
+        help=f"The folder for {files}; ./bench when not given.",
+    )
 
 
 @click.group()
@@ -21,11 +33,7 @@ def bench() -> None:
 @click.option("--size", "sizes", type=MEMORY, multiple=True, help="MiB of a guest; repeatable.")
 @click.option("--recipe", "recipes", multiple=True, help="A guest's recipe; repeatable.")
 @click.option("--quick", is_flag=True, help="A few rounds with the smallest guest.")
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="The folder for bench.json and bench.png; ./bench when not given.",
-)
+@_into("bench.json and bench.png")
 def fork(
     runs: int | None,
     sizes: tuple[int, ...],
@@ -66,11 +74,7 @@ class Parts(click.ParamType[tuple[str, ...]]):
 )
 @click.option("--seconds", type=Amount("s", 3600), help="Of tickets at a steady rate; 30.")
 @click.option("--rounds", type=Number("n", 1, 10_000), help="Of saturated and recovery; 10.")
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="The folder for bench-controller.json; ./bench when not given.",
-)
+@_into("bench-controller.json")
 def controller(
     only: tuple[str, ...], seconds: float | None, rounds: int | None, out: Path | None
 ) -> int:
@@ -87,11 +91,7 @@ def controller(
 @click.option("--only", type=Parts(), default="", help="Of steady, most and change, by commas.")
 @click.option("--seconds", type=Amount("s", 3600), default=3.0, help="Of each kind in a round; 3.")
 @click.option("--rounds", type=Number("n", 1, 10_000), default=10, help="Rounds; 10.")
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="The folder for bench-dns.json; ./bench when not given.",
-)
+@_into("bench-dns.json")
 def dns(only: tuple[str, ...], seconds: float, rounds: int, out: Path | None) -> int:
     """Measure names: how fast they are answered, how many, and how soon they are right.
 
@@ -109,11 +109,7 @@ def dns(only: tuple[str, ...], seconds: float, rounds: int, out: Path | None) ->
     default="micro",
     help="The guest's recipe; micro when not given. debian-12-dev has the bindings to measure.",
 )
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="The folder for bench-guest.json; ./bench when not given.",
-)
+@_into("bench-guest.json")
 def guest(rounds: int | None, image: str, out: Path | None) -> int:
     """Measure calls of the guest API in real guests: gc itself, a barrier and a join of 32 clones.
 
@@ -136,11 +132,7 @@ def guest(rounds: int | None, image: str, out: Path | None) -> int:
 @click.option(
     "--forks-only", is_flag=True, help="Not: standbys, ends, machines that ping each other."
 )
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="The folder for bench-fanout.json, fanout.json and fanout.png; ./bench when not given.",
-)
+@_into("bench-fanout.json, fanout.json and fanout.png")
 def fanout(rounds: int | None, sizes: tuple[int, ...], forks_only: bool, out: Path | None) -> int:
     """Measure forks into many, and draw one of them step by step.
 
@@ -160,11 +152,7 @@ def fanout(rounds: int | None, sizes: tuple[int, ...], forks_only: bool, out: Pa
 @bench.command()
 @click.option("--turns", type=Number("n", 2, 10_000), help="In a row; 20 when not given.")
 @click.option("--clones", type=Number("n", 1, 1024), default=100, help="Of each turn; 100.")
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="The folder for bench-repurpose.json; ./bench when not given.",
-)
+@_into("bench-repurpose.json")
 def repurpose(turns: int | None, clones: int, out: Path | None) -> int:
     """Measure ending all clones of one virtual cluster and growing another, again and again.
 
@@ -179,11 +167,7 @@ def repurpose(turns: int | None, clones: int, out: Path | None) -> int:
 @click.option("--rounds", type=Number("n", 1, 10_000), help="Rounds; 5 when not given.")
 @click.option("--clones", type=Number("n", 1, 1024), default=40, help="At once; 40.")
 @click.option("--wait", type=Amount("s", 86_400), default=60.0, help="For what grows; 60.")
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="The folder for bench-memory.json; ./bench when not given.",
-)
+@_into("bench-memory.json")
 def memory(rounds: int | None, clones: int, wait: float, out: Path | None) -> int:
     """Measure what clones cost in memory, byte by byte, and what the host lost by them.
 
@@ -197,11 +181,7 @@ def memory(rounds: int | None, clones: int, wait: float, out: Path | None) -> in
 @bench.command()
 @click.option("--rounds", type=Number("n", 1, 10_000), help="Rounds; 10 when not given.")
 @click.option("--depth", type=Number("n", 1, 1000), default=32, help="Generations; 32.")
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="The folder for bench-depth.json; ./bench when not given.",
-)
+@_into("bench-depth.json")
 def depth(rounds: int | None, depth: int, out: Path | None) -> int:
     """Measure forks of forks, many generations deep.
 
@@ -222,11 +202,7 @@ def depth(rounds: int | None, depth: int, out: Path | None) -> int:
     type=MEMORY,
     help="MiB that they may come to use before they are paused; what the host has when not given.",
 )
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="The folder for bench-oversubscribe.json; ./bench when not given.",
-)
+@_into("bench-oversubscribe.json")
 def oversubscribe(
     clones: int, size: int, write: int, watch: float, within: int | None, out: Path | None
 ) -> int:
@@ -251,11 +227,7 @@ def oversubscribe(
 @click.option("--minutes", type=click.FloatRange(0.05, 100_000), default=60.0, help="60.")
 @click.option("--vms", type=Number("n", 8, 5000), default=200, help="At most; 200.")
 @click.option("--seed", type=Number("n", 0, 1 << 30), help="Of what is chosen at random.")
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="The folder for bench-soak.json; ./bench when not given.",
-)
+@_into("bench-soak.json")
 def soak(minutes: float, vms: int, seed: int | None, out: Path | None) -> int:
     """Fork, end, pause and suspend VMs at random, and look for what grows, is left or is wrong.
 
