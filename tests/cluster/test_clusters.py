@@ -1,35 +1,17 @@
-"""Virtual clusters over hosts: made, booted, limited by quotas and limits, deleted."""
+"""Virtual clusters over hosts: made, booted, ended, deleted."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 
 import pytest
 
-from copper.controller.rows import cluster_key, user_key
+from copper.controller.rows import cluster_key
 from copper.model.api import Limits, NewCluster, Requirements, VmEnded
 from copper.model.errors import BadInput, Conflict, CopperError, NoRoom, NotFound
-from copper.model.users import Quota, User
 from copper.wire import steps
-from tests.cluster.fakes import WAIT_S, FakeHost, World, until
-
-MIB = 1 << 20
-
-
-def three(room: int = 1000) -> list[FakeHost]:
-    return [FakeHost(room, name, fetches=True) for name in ("h1", "h2", "h3")]
-
-
-async def quota(world: World, name: str, **most: int) -> None:
-    user = User(name=name, role="user", quota=Quota(**most), created=0)
-    await world.book.commit(put={user_key(name): user})
-
-
-async def clone(world: World, vm: str, count: int) -> list[int]:
-    vmids: list[int] = (await world.call(vm, "clone", count=count))["vmids"]
-    return vmids
-
+from tests.cluster.fakes import WAIT_S, World, until
+from tests.cluster.worlds import clone, three
 
 # making
 
@@ -120,7 +102,7 @@ async def test_one_host_that_does_not_answer_keeps_nobody_from_anything() -> Non
             await world.core.images()
 
 
-# booting
+# booting, and ending
 
 
 async def test_boot_gives_the_master_its_own_ticket_and_starts_numbers_anew() -> None:
@@ -211,6 +193,27 @@ async def test_a_boot_of_what_runs_keeps_nobody_from_forking() -> None:
         assert await fork == [1, 2]
 
 
+async def test_a_caller_that_goes_away_while_it_boots_leaves_nothing_begun(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reached = asyncio.Event()
+
+    async def stop(name: str) -> None:
+        if name == "boot.planned":
+            reached.set()
+            await asyncio.Event().wait()
+
+    async with World() as world:
+        await world.core.create("root", NewCluster(name="a", image="micro"))
+        monkeypatch.setattr(steps, "hook", stop)
+        booting = asyncio.create_task(world.core.boot("a"))
+        await reached.wait()
+        booting.cancel()
+        await asyncio.gather(booting, return_exceptions=True)
+        assert world.book.vms() == [] and world.book.tickets() == []
+        assert world.book.find(cluster_key("a"), type(world.book.cluster("a")))
+
+
 async def test_a_cluster_whose_master_died_can_be_booted_again() -> None:
     async with World() as world:
         master = await world.boot("a")
@@ -248,117 +251,6 @@ async def test_a_vm_that_ends_while_it_is_killed_does_not_come_back() -> None:
             await world.core.ended(VmEnded(vm="a-1", reason="it crashed"))
             await killing
             assert world.book.vms() == [] and world.book.tickets() == []
-
-
-# quotas and limits
-
-
-@pytest.mark.parametrize(
-    ("most", "says"),
-    [
-        ({"vms": 4}, "2 more"),
-        ({"cpus": 9}, "2 more"),
-        ({"memory_mib": 150}, "2 more"),
-    ],
-)
-@pytest.mark.parametrize("whose", ["user", "cluster"])
-async def test_neither_quota_nor_limits_are_passed(
-    most: dict[str, int], says: str, whose: str
-) -> None:
-    async with World() as world:
-        limits = Limits(**most) if whose == "cluster" else Limits()
-        if whose == "user":
-            await quota(world, "ann", **most)
-        master = await world.boot("a", owner="ann", limits=limits)
-        await clone(world, master, 1)
-        says = f"{'user ann' if whose == 'user' else 'cluster a'} may have {says}"
-        with pytest.raises(NoRoom, match=says):
-            await clone(world, master, 3)
-        with pytest.raises(NoRoom, match=says):
-            await world.ticket(master, maxcpus=8, minvms=3)
-        ticket = await world.ticket(master, maxcpus=100)
-        assert world.book.ticket(ticket).vms == 2
-        with pytest.raises(NoRoom, match="0 more"):
-            await clone(world, master, 1)
-        await world.call(master, "clone", ticket=ticket)
-        assert len(world.vmids()) == 4
-        await world.call(master, "killall")
-        assert len(await clone(world, master, 3)) == 3
-
-
-async def test_a_quota_is_one_for_all_clusters_of_a_user() -> None:
-    async with World(hosts=three()) as world:
-        await quota(world, "ann", vms=3)
-        one = await world.boot("a", owner="ann")
-        await world.boot("b", owner="ann")
-        await world.boot("other", owner="bob")
-        await clone(world, one, 1)
-        for vm in (one, "b-0"):
-            with pytest.raises(NoRoom, match="user ann may have 0 more"):
-                await clone(world, vm, 1)
-        with pytest.raises(NoRoom, match="user ann"):
-            await world.boot("c", owner="ann")
-        assert len(await clone(world, "other-0", 5)) == 5
-
-
-async def test_a_quota_that_is_raised_wakes_who_waits_for_it() -> None:
-    async with World() as world:
-        await quota(world, "ann", vms=1)
-        master = await world.boot("a", owner="ann")
-        waiting = asyncio.create_task(world.ticket(master, maxcpus=2, timeout_ms=60_000))
-        await until(lambda: world.core.tickets.waiting == 1)
-        await quota(world, "ann", vms=2)
-        async with asyncio.timeout(WAIT_S):
-            assert world.book.ticket(await waiting).vms == 1
-
-
-async def test_limits_that_are_raised_wake_who_waits_for_them() -> None:
-    async with World() as world:
-        master = await world.boot("a", limits=Limits(vms=1))
-        waiting = asyncio.create_task(world.ticket(master, maxcpus=2, timeout_ms=60_000))
-        await until(lambda: world.core.tickets.waiting == 1)
-        await world.core.limit("a", Limits(vms=3), None)
-        async with asyncio.timeout(WAIT_S):
-            await waiting
-
-
-async def test_a_quota_that_is_lowered_takes_nothing_away() -> None:
-    async with World() as world:
-        master = await world.boot("a", owner="ann")
-        await clone(world, master, 4)
-        ticket = await world.ticket(master, maxcpus=4)
-        await quota(world, "ann", vms=2)
-        await world.call(master, "clone", ticket=ticket)
-        assert len(world.vmids()) == 7
-        with pytest.raises(NoRoom, match="0 more"):
-            await clone(world, master, 1)
-
-
-async def test_many_at_once_do_not_pass_a_quota_together() -> None:
-    async with World(hosts=three()) as world:
-        await quota(world, "ann", vms=10)
-        masters = [await world.boot(name, owner="ann") for name in ("a", "b", "c")]
-        calls: list[Awaitable[object]] = []
-        for master in masters:
-            calls += [clone(world, master, 2) for _ in range(3)]
-            calls += [world.ticket(master, maxcpus=4) for _ in range(3)]
-        await asyncio.gather(*calls, return_exceptions=True)
-        assert world.core.capacity.owners["ann"].vms == 10
-        world.agree()
-
-
-async def test_many_at_once_do_not_pass_the_room_of_a_host_together() -> None:
-    async with World(hosts=three(room=5)) as world:
-        masters = [await world.boot(name, placement="spread") for name in ("a", "b", "c")]
-        calls: list[Awaitable[object]] = []
-        for master in masters:
-            calls += [clone(world, master, 2) for _ in range(3)]
-            calls += [world.ticket(master, maxcpus=4) for _ in range(3)]
-        await asyncio.gather(*calls, return_exceptions=True)
-        for host in world.hosts:
-            assert world.core.capacity.hosts[host.name].vms <= 5
-        assert sum(one.vms for one in world.core.capacity.hosts.values()) >= 14
-        world.agree()
 
 
 # deleting
@@ -413,111 +305,3 @@ async def test_an_image_is_kept_while_a_cluster_stands_on_it() -> None:
             await world.core.delete_image("micro")
         await world.core.delete("a")
         await world.core.delete_image("micro")
-
-
-# a store that cannot write
-
-
-@pytest.mark.parametrize(
-    "verb", ["create", "boot", "clone", "ticket", "pause", "suspend", "resume", "kill"]
-)
-async def test_a_state_that_cannot_be_written_loses_nothing(
-    verb: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The disk is full at each of the first writes of a verb; afterwards it can be asked again."""
-    for nth in range(4):
-        async with World(hosts=three()) as world:
-            master = await world.boot("a", placement="spread")
-            await clone(world, master, 2)
-            await world.core.create("root", NewCluster(name="b", image="micro"))
-            do: dict[str, Callable[[], Awaitable[object]]] = {
-                "create": lambda w=world: w.core.create(  # type: ignore[misc]
-                    "root", NewCluster(name="c", image="micro")
-                ),
-                "boot": lambda w=world: w.core.boot("b"),  # type: ignore[misc]
-                "clone": lambda w=world: clone(w, "a-0", 2),  # type: ignore[misc]
-                "ticket": lambda w=world: w.ticket("a-0"),  # type: ignore[misc]
-                "pause": lambda w=world: w.core.pause("a"),  # type: ignore[misc]
-                "suspend": lambda w=world: w.core.suspend("a"),  # type: ignore[misc]
-                "resume": lambda w=world: w.core.resume("a"),  # type: ignore[misc]
-                "kill": lambda w=world: w.core.kill("a"),  # type: ignore[misc]
-            }
-            if verb == "resume":
-                await world.core.suspend("a")
-            writes = 0
-            commit = world.book.store.commit
-
-            async def full(nth: int = nth, commit: object = commit, **what: object) -> int:
-                nonlocal writes
-                if any(isinstance(key, str) and "/" in key for key in what.get("put", ())):  # type: ignore[attr-defined]
-                    writes += 1
-                    if writes == nth + 1:
-                        raise NoRoom("the disk is full")
-                return await commit(**what)  # type: ignore[operator,no-any-return]
-
-            monkeypatch.setattr(world.book.store, "commit", full)
-            failed = (await asyncio.gather(do[verb](), return_exceptions=True))[0]
-            monkeypatch.setattr(world.book.store, "commit", commit)
-            if isinstance(failed, CopperError):
-                await until(
-                    lambda: not any(vm.state in ("starting", "ending") for vm in world.book.vms())
-                )
-                world.agree()
-                assert world.book.cluster("a").intent == ""
-                await do[verb]()
-            world.agree()
-            assert world.book.cluster("a").intent == ""
-
-
-async def test_a_reservation_that_cannot_be_written_is_free_at_once() -> None:
-    async with World(room=3) as world:
-        master = await world.boot("a")
-        commit = world.book.store.commit
-
-        async def full(**what: object) -> int:
-            raise NoRoom("the disk is full")
-
-        world.book.store.commit = full  # type: ignore[method-assign]
-        with pytest.raises(NoRoom, match="full"):
-            await world.ticket(master, maxcpus=100)
-        world.book.store.commit = commit  # type: ignore[method-assign]
-        assert len(world.book.tickets()) == 1
-        assert len(await clone(world, master, 2)) == 2
-
-
-async def test_unused_tickets_go_on_expiring_after_a_write_that_failed() -> None:
-    async with World(ticket_expires_s=0.3) as world:
-        master = await world.boot("a")
-        await world.ticket(master)
-        commit = world.book.store.commit
-        failed = asyncio.Event()
-
-        async def full(**what: object) -> int:
-            failed.set()
-            raise NoRoom("the disk is full")
-
-        world.book.store.commit = full  # type: ignore[method-assign]
-        await failed.wait()
-        world.book.store.commit = commit  # type: ignore[method-assign]
-        await until(lambda: len(world.book.tickets()) == 1)
-
-
-async def test_a_caller_that_goes_away_while_it_boots_leaves_nothing_begun(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    reached = asyncio.Event()
-
-    async def stop(name: str) -> None:
-        if name == "boot.planned":
-            reached.set()
-            await asyncio.Event().wait()
-
-    async with World() as world:
-        await world.core.create("root", NewCluster(name="a", image="micro"))
-        monkeypatch.setattr(steps, "hook", stop)
-        booting = asyncio.create_task(world.core.boot("a"))
-        await reached.wait()
-        booting.cancel()
-        await asyncio.gather(booting, return_exceptions=True)
-        assert world.book.vms() == [] and world.book.tickets() == []
-        assert world.book.find(cluster_key("a"), type(world.book.cluster("a")))
