@@ -6,14 +6,9 @@ Hypothesis makes up the story; COPPER_SOAK=1 makes it tell many more, each of th
 from __future__ import annotations
 
 import asyncio
-import collections
 import contextlib
-import dataclasses
-import inspect
 import os
-import random
-import selectors
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Coroutine, Iterable
 from typing import Any, cast
 
 import pytest
@@ -22,131 +17,25 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from copper.controller import tickets
-from copper.controller.capacity import Sum
-from copper.controller.rows import HELD, LIVE, user_key
-from copper.model.api import HostFacts, Limits, NewCluster, ThawOrder, Vm, VmEnded, VmStatus
+from copper.controller.rows import LIVE
+from copper.model.api import Vm, VmEnded
 from copper.model.errors import CopperError
-from copper.model.networks import Attachment, Lease, NewNetwork
-from copper.model.users import Quota, User
 from copper.store.contract import Store
 from copper.store.memory import MemoryStore
+from tests.cluster.chance import CLUSTERS, EXPIRES_S, FAULTS, Host, Loop, Op, Paced, furnish, ops
 from tests.cluster.cuts import Cut, Dead
-from tests.cluster.fakes import FakeHost, World, until
+from tests.cluster.fakes import World, until
+from tests.cluster.promises import (
+    Promise,
+    check_addresses,
+    check_free,
+    check_in_force,
+    check_sums,
+    check_tickets,
+    unlike,
+)
 
 SOAK = bool(os.environ.get("COPPER_SOAK"))
-MIB = 1 << 20
-EXPIRES_S = 0.05
-USERS = {"ann": Quota(), "bob": Quota(vms=5), "cat": Quota(cpus=10, memory_mib=400)}
-CLUSTERS = {
-    "a": ("ann", "near", Limits(vms=7)),
-    "b": ("bob", "spread", Limits(cpus=8)),
-    "c": ("cat", "pack", Limits()),
-    "d": ("cat", "near", Limits()),
-}
-# the pools are short: three virtual clusters quarrel about the first
-NETWORKS = {
-    "pub": ["198.51.100.1-198.51.100.7"],
-    "six": ["203.0.113.1-203.0.113.3", "2001:db8::/64"],
-}
-ATTACHED = {
-    "a": [Attachment(name="pub")],
-    "b": [Attachment(name="pub"), Attachment(name="six", master_only=True)],
-    "c": [Attachment(name="pub", master_only=True), Attachment(name="six")],
-}
-FAULTS = ["freeze", "prepare", "thaw", "pause", "unpause", "suspend", "resume"]
-
-
-class Host(FakeHost):
-    """Remembers who was made on it: no name is given to two."""
-
-    def __init__(self, name: str, room: int, cpus: int, own_mib: int, made: set[str]) -> None:
-        super().__init__(room, name, cpus, fetches=True)
-        self.own = own_mib * MIB
-        self.networks = ["pub"] if name == "h3" else ["pub", "six"]
-        self.made = made
-
-    async def thaw(self, order: ThawOrder) -> VmStatus:
-        status = await super().thaw(order)
-        name = order.identity.name
-        if order.identity.vmid == 0:  # a boot begins anew
-            self.made -= {one for one in self.made if one.startswith(f"{order.identity.cluster}-")}
-        assert name not in self.made, f"{name} is made twice"
-        self.made.add(name)
-        return status
-
-
-class Loop(asyncio.SelectorEventLoop):
-    """Nobody waits: when nothing is to be done, it is the time of what comes next. So each story goes as before."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        chosen = selectors.DefaultSelector()
-        select = chosen.select
-
-        def at_once(timeout: float | None = None) -> Any:
-            assert timeout is not None, "nothing will ever happen again"
-            self.now += max(timeout, 0)
-            return select(0)
-
-        chosen.select = at_once  # type: ignore[method-assign]
-        super().__init__(chosen)
-
-    def time(self) -> float:
-        return self.now
-
-
-class Paced:
-    """A store or host whose calls take turns of the loop, as chance has it, and are counted."""
-
-    def __init__(self, to: object, seed: int, passed: Callable[[], None]) -> None:
-        self._to, self._chance, self._passed = to, random.Random(seed), passed
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self._to, name)
-        if not inspect.iscoroutinefunction(found):
-            return found
-
-        async def call(*args: Any, **named: Any) -> Any:
-            await self._turns()
-            answer = await found(*args, **named)
-            await self._turns()
-            self._passed()
-            return answer
-
-        return call
-
-    async def _turns(self) -> None:
-        for _ in range(self._chance.choice((0, 0, 1, 2, 5))):
-            await asyncio.sleep(0)
-
-
-@dataclasses.dataclass
-class Promise:
-    """A ticket that was acknowledged."""
-
-    holder: str
-    expires: float
-
-
-Op = tuple[str, int, int]
-OFTEN = {
-    "ask": 3,
-    "wait": 1,
-    "use": 3,
-    "fork": 3,
-    "boot": 2,
-    "release": 1,
-    "kill-some": 2,
-    "kill-all": 1,
-    "die": 1,
-    "fault": 2,
-    "suspend": 1,
-    "resume": 2,
-    "pause": 1,
-    "unpause": 2,
-}
-OPS = [verb for verb, times in OFTEN.items() for _ in range(times)]
-ops = st.tuples(st.sampled_from(OPS), st.integers(0, 7), st.integers(0, 7))
 
 
 class Story(RuleBasedStateMachine):
@@ -167,9 +56,8 @@ class Story(RuleBasedStateMachine):
         self.real_clock = tickets.since_boot  # type: ignore[attr-defined]
         tickets.since_boot = lambda: self.now  # type: ignore[attr-defined]
         self.promises: dict[str, Promise] = {}
-        self.vms: dict[
-            str, int
-        ] = {}  # that were acknowledged and nobody has begun to end; the how-manieth
+        # that were acknowledged and nobody has begun to end; the how-manieth
+        self.vms: dict[str, int] = {}
         self.acknowledged = 0
         self.kills: dict[str, int] = dict.fromkeys(CLUSTERS, 0)  # that were begun
         self.killing: list[str] = []
@@ -189,20 +77,7 @@ class Story(RuleBasedStateMachine):
 
     async def _users(self) -> None:
         assert self.world is not None
-        for name, quota in USERS.items():
-            user = User(name=name, role="user", quota=quota, created=0)
-            await self.world.book.commit(put={user_key(name): user})
-        for name, pool in NETWORKS.items():
-            await self.world.core.networks.create(NewNetwork(name=name, pool=pool))
-        for name, (owner, placement, limits) in CLUSTERS.items():
-            new = NewCluster(
-                name=name,
-                image="micro",
-                limits=limits,
-                placement=placement,  # type: ignore[arg-type]
-                networks=ATTACHED.get(name, []),
-            )
-            await self.world.core.create(owner, new)
+        await furnish(self.world)
         for number in range(4):
             await self.op(("boot", number, 0))
         for number in range(4):
@@ -251,9 +126,10 @@ class Story(RuleBasedStateMachine):
         """Between any two calls to store and hosts: nothing is given out twice, and the controller may end."""
         if self.cut.dead.is_set():
             return
+        assert self.world is not None
         with self.noted():
-            self.check_sums()
-            self.check_addresses()
+            check_sums(self.world.core, self.hosts)
+            check_addresses(self.world.core)
         if self.left:
             self.left -= 1
             if self.left == 0:
@@ -458,116 +334,22 @@ class Story(RuleBasedStateMachine):
         core = self.world.core
 
         def quiet() -> bool:
-            return not core.busy() and core.tickets.waiting == 0 and not self.unlike()
+            return not core.busy() and core.tickets.waiting == 0 and not unlike(core, self.hosts)
 
         try:
             await until(quiet, 10)
         except TimeoutError:
             raise AssertionError(
-                f"does not settle: {core.busy()} {core.tickets.waiting} {self.unlike()}"
+                f"does not settle: {core.busy()} {core.tickets.waiting} {unlike(core, self.hosts)}"
             ) from None
-        self.check_sums()
-        self.check_addresses()
-        self.check_in_force()
+        check_sums(core, self.hosts)
+        check_tickets(core)
+        check_addresses(core)
+        check_in_force(core, self.hosts)
         rows = {vm.name: vm.state for vm in core.book.vms() if vm.state in LIVE}
         assert self.vms.keys() <= rows.keys(), f"lost: {self.vms.keys() - rows.keys()}"
-        held = {(vm.cluster, vm.vmid) for vm in core.book.vms() if vm.state in LIVE}
-        used = {vm.ticket for vm in core.book.vms() if vm.state != "dead"}
-        for one in core.book.tickets():
-            granted_to = (one.cluster, one.holder) if one.status == "granted" else None
-            assert granted_to in held or one.id in used, f"nobody's: {one}"
         granted = {one.id for one in core.book.tickets() if one.status == "granted"}
         assert self.promises.keys() <= granted, f"lost: {self.promises.keys() - granted}"
-
-    def unlike(self) -> list[str]:
-        """What hosts that answer have and what is written down, where that is not the same."""
-        assert self.world is not None
-        found = []
-        for host in self.hosts:
-            if host.silent:
-                continue
-            rows = [vm for vm in self.world.book.vms() if vm.host == host.name]
-            runs = {vm.name for vm in rows if vm.state in ("running", "paused")}
-            rests = {vm.name for vm in rows if vm.state == "suspended"}
-            stored = {name for vms in host.stored.values() for name in vms}
-            begun = {vm.name for vm in rows if vm.state in ("starting", "ending")}
-            if begun or runs != host.running.keys() or rests != stored:
-                found.append(f"{host.name}: {begun} {runs ^ host.running.keys()} {rests ^ stored}")
-        return found
-
-    def check_sums(self) -> None:
-        """Never more than there is, by the rows themselves; and the sums that are kept are theirs."""
-        assert self.world is not None
-        core = self.world.core
-        sums: dict[tuple[str, str], Sum] = {}
-
-        def add(vms: int, cpus: int, reserved: int, *whose: tuple[str, str]) -> None:
-            for one in whose:
-                sums.setdefault(one, Sum()).add(vms, cpus, reserved)
-
-        for vm in core.book.vms():
-            if (
-                vm.state in HELD and vm.cpus
-            ):  # it is 0 in what goes without ever having had a process
-                where = (("host", vm.host), ("owner", vm.owner), ("cluster", vm.cluster))
-                add(1, vm.cpus, vm.reserved_bytes, *where)
-        for ticket in core.book.tickets():
-            if ticket.status == "granted":
-                for host, vms in ticket.places.items():
-                    where = (("host", host), ("owner", ticket.owner), ("cluster", ticket.cluster))
-                    add(vms, vms * ticket.cpus // ticket.vms, vms * ticket.vm_bytes, *where)
-        nothing = Sum()
-        for host_ in self.hosts:
-            facts: HostFacts = host_.facts()
-            held = sums.get(("host", host_.name), nothing)
-            assert held.cpus <= facts.cpus * facts.cpu_ratio, f"{host_.name}: {held}"
-            assert held.reserved <= host_.room * 32 * MIB, f"{host_.name}: {held}"
-            assert held.cpus == core.capacity.hosts[host_.name].cpus
-        for owner, quota in USERS.items():
-            _within(owner, sums.get(("owner", owner), nothing), quota)
-        for cluster, (_, _, limits) in CLUSTERS.items():
-            _within(cluster, sums.get(("cluster", cluster), nothing), limits)
-
-    def check_addresses(self) -> None:
-        """Each VM has what it is to have, leased to it alone; no pool has promised more than it has."""
-        assert self.world is not None
-        core = self.world.core
-        leases = {one.address: one for one in core.book.all("leases", Lease)}
-        has: list[str] = []
-        taken: collections.Counter[str] = collections.Counter()
-        for vm in core.book.vms():
-            lives = vm.state != "dead"
-            wanted = [
-                one.name
-                for one in ATTACHED.get(vm.cluster, [])
-                if lives and (vm.vmid == 0 or not one.master_only)
-            ]
-            mine = [leases[address] for address in vm.public if address in leases]
-            assert {one.network for one in mine} == set(wanted), f"{vm.name}: {mine}"
-            assert [one.address for one in mine] == vm.public, f"{vm.name} has no lease"
-            assert all(one.vm == vm.name for one in mine), f"{vm.name} has another's: {mine}"
-            has += vm.public
-            taken.update(wanted)
-        assert sorted(has) == sorted(leases), f"twice or lost: {has} {leases}"
-        for ticket in core.book.tickets():
-            if ticket.status == "granted":
-                taken.update({name: ticket.vms for name in ticket.networks})
-        for name, count in taken.items():
-            assert count <= core.leases.size(name), f"{name} gave out {count}"
-
-    def check_in_force(self) -> None:
-        """Hosts that answer bring to each VM its own addresses, and nobody brings one twice."""
-        assert self.world is not None
-        brought: list[str] = []
-        for host in self.hosts:
-            theirs = {name: one.addresses for name, one in host.exposed.items()}
-            brought += [one.address for each in theirs.values() for one in each]
-            if not host.silent:
-                rows = {vm.name: vm for vm in self.world.book.vms() if vm.host == host.name}
-                for name in host.running:
-                    addresses = [one.address for one in theirs.get(name, [])]
-                    assert addresses == rows[name].public, f"{name}: {addresses}"
-        assert len(brought) == len(set(brought)), f"brought twice: {brought}"
 
     def teardown(self) -> None:
         if not hasattr(self, "loop"):
@@ -590,22 +372,9 @@ class Story(RuleBasedStateMachine):
             self.vms.clear()
             self.promises.clear()
             await self.settle()
-            assert self.world.book.vms() == [] and self.world.book.tickets() == []
-            capacity = self.world.core.capacity
-            for sums in (capacity.hosts, capacity.owners, capacity.clusters):
-                assert all(one == Sum() for one in sums.values()), sums
-            for network in self.world.core.networks.all():
-                assert network.left == network.size, network
-            for host in self.hosts:
-                assert not host.running and not host.stored and not host.exposed
+            check_free(self.world.core, self.hosts)
         finally:
             await self.bury()
-
-
-def _within(whose: str, held: Sum, most: Quota | Limits) -> None:
-    assert most.vms is None or held.vms <= most.vms, f"{whose}: {held}"
-    assert most.cpus is None or held.cpus <= most.cpus, f"{whose}: {held}"
-    assert most.memory_mib is None or held.reserved <= most.memory_mib * MIB, f"{whose}: {held}"
 
 
 Story.TestCase.settings = settings(
