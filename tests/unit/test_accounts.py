@@ -3,131 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-from collections.abc import Callable
 
 import pytest
-from fastapi.testclient import TestClient
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from copper.controller import accounts as module
-from copper.controller.access import asking
-from copper.controller.accounts import DAY, HOUR, Accounts
-from copper.controller.accounts_api import routes
-from copper.controller.book import Book
-from copper.controller.rows import ClusterRow, Counted, UsageRow, cluster_key, usage_key, vm_key
-from copper.model.api import HostFacts, HostReport, Vm, VmState, VmUse
+from copper.controller.accounts import DAY, HOUR
+from copper.controller.rows import Counted, UsageRow, cluster_key, usage_key, vm_key
+from copper.model.api import HostReport, VmState, VmUse
 from copper.model.errors import NoRoom
-from copper.model.machine import Shape
-from copper.model.usage import Usage
-from copper.model.users import Principal, Role
 from copper.store.memory import MemoryStore
-from copper.wire.app import App, Receive, Scope, Send, new_app
+from tests.unit.accounts import MIB, NOW, Place, cluster, new_place, place, report, use, vm
 
-NOW = 1_800_000_000.0  # begins an hour
-MIB = 1 << 20
-
-
-def facts(name: str = "a") -> HostFacts:
-    return HostFacts(
-        name=name,
-        cpus=4,
-        memory_bytes=1 << 34,
-        free_bytes=1 << 33,
-        disk_bytes=1 << 40,
-        disk_free_bytes=1 << 39,
-        accelerator="tcg",
-        accelerator_reason="",
-        qemu="9",
-        machine="q35",
-        vms=0,
-        standbys=0,
-    )
-
-
-def use(name: str = "demo-0", process: str = "p", cpu_s: float = 0.0, disk: int = 0) -> VmUse:
-    return VmUse(
-        name=name,
-        cluster=name.rpartition("-")[0],
-        nominal_bytes=256 * MIB,
-        shared_bytes=100 * MIB,
-        own_bytes=10 * MIB,
-        cpu_s=cpu_s,
-        disk_written_bytes=disk,
-        process=process,
-    )
-
-
-def report(*vms: VmUse, ended: tuple[VmUse, ...] = (), host: str = "a") -> HostReport:
-    return HostReport(facts=facts(host), vms=list(vms), ended=list(ended))
-
-
-def cluster(name: str, owner: str = "ann") -> ClusterRow:
-    shape = Shape(memory_mib=256, cpus=1, disk_bytes=1 << 30)
-    return ClusterRow(name=name, image="micro", shape=shape, created=0, owner=owner)
-
-
-def vm(name: str, owner: str = "ann", state: VmState = "running", host: str = "a") -> Vm:
-    return Vm(
-        name=name,
-        cluster=name.rpartition("-")[0],
-        vmid=int(name.rpartition("-")[2]),
-        ip="10.0.0.1",
-        generation=0,
-        parent=None,
-        state=state,
-        host=host,
-        created=0,
-        owner=owner,
-        reserved_bytes=20 * MIB,
-    )
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = NOW
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@dataclasses.dataclass
-class Place:
-    """A store, and the controller over it, which can be started again."""
-
-    store: MemoryStore
-    clock: Clock
-    book: Book
-    accounts: Accounts
-
-    async def put(self, *rows: ClusterRow | Vm) -> None:
-        for row in rows:
-            key = cluster_key(row.name) if isinstance(row, ClusterRow) else vm_key(row.name)
-            await self.book.commit(put={key: row})
-
-    async def crash(self) -> None:
-        self.book = Book(self.store)
-        await self.book.open()
-        self.accounts = Accounts(self.book, 2.0, self.clock)
-
-    def one(self) -> Usage:
-        (found,) = self.accounts.usage()
-        return found
-
-
-@pytest.fixture
-async def place() -> Place:
-    return await new_place()
-
-
-async def new_place() -> Place:
-    store, clock = MemoryStore(), Clock()
-    book = Book(store)
-    await book.open()
-    place = Place(store, clock, book, Accounts(book, 2.0, clock))
-    await place.put(cluster("demo"), vm("demo-0"))
-    return place
+__all__ = ["place"]
 
 
 async def test_an_increment_is_counted_once_over_restarts(place: Place) -> None:
@@ -410,60 +299,6 @@ async def _count(steps: list[tuple[str, int, int]]) -> None:
             await place.put(vm(name, state=state, host="ab"[which % 2]))
     used = place.accounts.usage(by="user")
     assert sum(u.cpu_s for u in used) == sum(u.disk_written_bytes for u in used) == total
-
-
-def asked_by(app: App, user: str, role: Role) -> App:
-    """The application as this user's requests find it."""
-
-    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
-        scope["copper.principal"] = Principal(name=user, role=role)
-        await app(scope, receive, send)
-
-    return serve
-
-
-@pytest.fixture
-def ask(place: Place) -> Callable[[str, str], tuple[int, list[str]]]:
-    place.accounts.add(report(use(cpu_s=3)), 0)
-
-    def asking_as(user: str, path: str) -> tuple[int, list[str]]:
-        app = new_app("t", "0")
-        app.include_router(routes(place.accounts, place.book, asking))
-        role: Role = "admin" if user == "root" else "user"
-        answer = TestClient(asked_by(app, user, role)).get(path)
-        return answer.status_code, [u["owner"] for u in answer.json()] if answer.is_success else []
-
-    return asking_as
-
-
-@pytest.mark.parametrize(
-    ("user", "path", "status", "owners"),
-    [
-        ("root", "/v1/usage", 200, ["ann"]),
-        ("root", "/v1/usage?user=bob", 200, []),
-        ("ann", "/v1/usage?by=user", 200, ["ann"]),
-        ("ann", "/v1/usage?user=ann&cluster=demo", 200, ["ann"]),
-        ("bob", "/v1/usage", 200, []),
-        ("bob", "/v1/usage?cluster=demo", 200, []),
-        ("bob", "/v1/usage?user=ann", 404, []),
-        ("bob", "/v1/clusters/demo/usage", 404, []),
-        ("ann", "/v1/clusters/demo/usage", 200, ["ann"]),
-        ("ann", "/v1/clusters/demo/usage?begin=0&end=1", 200, []),
-        ("root", "/v1/clusters/demo/usage", 200, ["ann"]),
-        ("root", "/v1/clusters/none/usage", 404, []),
-        ("root", "/v1/usage?begin=nan", 422, []),
-        ("root", "/v1/usage?begin=-1", 422, []),
-        ("root", "/v1/usage?by=host", 422, []),
-    ],
-)
-async def test_who_sees_which_usage(
-    ask: Callable[[str, str], tuple[int, list[str]]],
-    user: str,
-    path: str,
-    status: int,
-    owners: list[str],
-) -> None:
-    assert await asyncio.to_thread(ask, user, path) == (status, owners)
 
 
 async def test_many_vms_are_written_in_parts(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

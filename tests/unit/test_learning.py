@@ -20,7 +20,7 @@ from copper.controller.learning import (
 )
 from copper.controller.rows import Learnt, cluster_key, vm_key
 from copper.store.memory import MemoryStore
-from tests.unit.test_accounts import cluster, report, use, vm
+from tests.unit.accounts import cluster, report, use, vm
 
 NOMINAL = 1 << 30
 SAMPLES = st.integers(0, 1 << 40)

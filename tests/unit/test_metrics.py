@@ -22,8 +22,8 @@ from copper.model.tickets import Ticket
 from copper.model.users import Role
 from copper.wire.app import new_app
 from copper.wire.http import Peer
+from tests.unit.accounts import Place, asked_by, new_place, report, use, vm
 from tests.unit.rules import ROOT
-from tests.unit.test_accounts import Place, asked_by, new_place, report, use, vm
 
 DASHBOARD = json.loads((ROOT / "docs/grafana/copper.json").read_text())
 MIB = 1 << 20
