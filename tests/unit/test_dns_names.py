@@ -10,36 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from copper.dns.names import LIVE, Labels, Meaning, Zone, address_of
-
-
-def cluster(name: str, created: float = 1, egress: str = "none") -> dict[str, Any]:
-    return {"name": name, "created": created, "image": "micro", "egress": egress}
-
-
-def vm(
-    name: str,
-    state: str = "running",
-    public: tuple[str, ...] = (),
-    ip: str = "10.0.0.1",
-    ip6: str = "",
-    created: float = 2,
-) -> dict[str, Any]:
-    of, _, vmid = name.rpartition("-")
-    row = {"name": name, "cluster": of, "vmid": int(vmid), "state": state, "created": created}
-    return {**row, "public": list(public), "ip": ip, "ip6": ip6}
-
-
-def zone(
-    *vms: dict[str, Any],
-    clusters: tuple[str, ...] = (),
-    domain: str = "clusters",
-    egress: tuple[str, ...] = (),
-) -> Zone:
-    """`egress`: the virtual clusters whose VMs may go anywhere."""
-    made = Zone(domain)
-    of = dict.fromkeys([*(row["cluster"] for row in vms), *clusters])
-    made.replace([cluster(name, egress="open" if name in egress else "none") for name in of], vms)
-    return made
+from tests.unit.zones import cluster, vm, zone
 
 
 def find(of: Zone, name: str, view: str = "") -> Meaning | None:

@@ -31,9 +31,7 @@ from copper.net.addresses import GATEWAY, GATEWAY6, ipv4_of, ipv6_of, mac_of
 from copper.net.networks import Networks
 from copper.net.private import BRIDGE_MAC
 from copper.net.resolvers import is_bound, open_pairs
-from tests.unit.test_dns_answers import texts
-from tests.unit.test_dns_names import vm, zone
-from tests.unit.test_dns_server import descriptors, until
+from tests.unit.dns_servers import descriptors, until
 from tests.unit.test_net_private import (
     HEARD_S,
     IPV4,
@@ -44,6 +42,7 @@ from tests.unit.test_net_private import (
     _why_not,
     ethernet,
 )
+from tests.unit.zones import texts, vm, zone
 
 pytestmark = pytest.mark.skipif(bool(_why_not()), reason=_why_not() or "runs")
 T = TypeVar("T")
