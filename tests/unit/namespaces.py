@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import ctypes
 import json
+import os
 import select
 import socket
 import subprocess
@@ -18,7 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tests.unit.guests import DEADLINE, Guest, running_guest
+import pytest
+
+from copper.host.guest_port import GuestPort
+from copper.wire import messages
+from tests.unit.guests import DEADLINE, IDENTITY, MASTER, Guest, RawHost, running_guest
 
 CLONE_NEWNET = 0x40000000
 ETH_P_ALL = 3
@@ -38,6 +43,11 @@ ip link set lo up
 ip link add eth0 address 52:54:00:12:34:56 type veth peer name peer0 netns "$peer"
 exec "$@"
 """
+BOOT_ID = "/proc/sys/kernel/random/boot_id"
+# what a copy's card has: the addresses of VM 3, with their prefixes
+OWN_3 = {"10.0.0.4": 24, "fd00:c::4": 64, "fe80::5054:ff:fe00:3": 64}
+LOCALHOST = "127.0.0.1 localhost\n"  # /etc/hosts, as it was
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes namespaces, as root")
 
 
 @contextlib.contextmanager
@@ -176,3 +186,31 @@ async def cabled_guest(folder: Path, left_alone: str = LEFT_ALONE) -> AsyncItera
             cabled.run_far("ip", "link", "set", "peer0", "up")
             cabled.far_addresses("add")
             yield cabled
+
+
+@pytest.fixture
+async def cabled(tmp_path: Path) -> AsyncIterator[Cabled]:
+    """An agent whose session has not begun."""
+    async with cabled_guest(tmp_path) as cabled:
+        yield cabled
+
+
+@pytest.fixture
+async def master(cabled: Cabled) -> AsyncIterator[GuestPort]:
+    """Its port, once it has booted as the master."""
+    port = await cabled.guest.port()
+    await port.begin(MASTER, "boot", deadline=DEADLINE)
+    yield port
+
+
+async def become_clone(port: GuestPort) -> None:
+    """The guest's agent is told that it is VM 3, a copy."""
+    await port.begin(IDENTITY, "clone", deadline=DEADLINE)
+
+
+async def say_hosts(host: RawHost, text: str, **more: object) -> None:
+    """Returns once the guest has read it."""
+    await host.tell(5, type="hosts", text=text, **more)
+    await host.tell(5, type="ping", id=1)
+    while (await host.message())[1] != messages.Pong("pong", 1):
+        pass

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,16 +11,11 @@ import pytest
 from copper.host.guest_port import GuestPort
 from copper.model.errors import CopperError
 from tests.unit.guests import DEADLINE, IDENTITY, MASTER, net
-from tests.unit.namespaces import Cabled, cabled_guest
+from tests.unit.namespaces import OWN_3, Cabled, cabled
+
+__all__ = ["cabled"]
 
 ONE, TWO, SIX, SEVEN = "198.51.100.10", "198.51.100.11", "2001:db8::10", "2001:db8::11"
-OWN_3 = {"10.0.0.4": 24, "fd00:c::4": 64, "fe80::5054:ff:fe00:3": 64}
-
-
-@pytest.fixture
-async def cabled(tmp_path: Path) -> AsyncIterator[Cabled]:
-    async with cabled_guest(tmp_path) as cabled:
-        yield cabled
 
 
 def told(of: dict[str, Any], *public: object) -> dict[str, Any]:
