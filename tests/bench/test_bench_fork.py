@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -29,7 +31,11 @@ def settings(accel: str) -> Settings:
 
 def left_behind(settings: Settings) -> list[str]:
     """Folders of runs, and QEMU processes with the name of a guest of the bench."""
-    left = [str(path) for path in (settings.cache_dir / "bench").glob("run-*")]
+    left = []
+    for path in (settings.cache_dir / "bench").glob("run-*"):
+        with contextlib.suppress(OSError), (path / "lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # else another test's bench is in it
+            left.append(str(path))
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             argv = (entry / "cmdline").read_bytes().split(b"\0")

@@ -19,6 +19,7 @@ from copper.host.inventory import Held, Place
 from copper.host.qemu_machine import QemuMachine
 from copper.host.records import VmRecord
 from copper.host.standbys import Standbys
+from copper.host.thawing import Thawing
 from copper.image.disks import remove_unused
 from copper.image.freeze import free_for_layers
 from copper.image.machine import Image as QemuImage
@@ -26,7 +27,7 @@ from copper.image.machine import Machine as QemuVm
 from copper.image.machine import layers_of
 from copper.image.store import ImageStore
 from copper.image.suspended import SuspendedStore, SuspendedVm
-from copper.image.thaw import check_needs, thaw, thaw_copy
+from copper.image.thaw import check_needs
 from copper.model.api import ImageInfo
 from copper.model.audit import Found
 from copper.model.errors import CopperError, NoRoom, NotFound, Refused
@@ -59,10 +60,10 @@ class QemuHypervisor:
         self.networks = Networks(instance_of(settings.run_dir)[:6], names=names)
         self._lone_tap = _open_lone_tap()
         self._standbys = Standbys(settings, self._lone_tap)
+        self._thawing = Thawing(settings, self._standbys, self.groups, self._remove_disks)
         self._templates: dict[str, QemuImage] = {}
         self._frozen: dict[str, QemuImage] = {}
         self._machines: set[QemuMachine] = set()
-        self._thawing: dict[str, str] = {}
         self._storing: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = (
             set()
@@ -142,7 +143,7 @@ class QemuHypervisor:
         with trace.span("tap"):
             tap = await self.networks.tap(identity.cluster, identity.vmid)
         try:
-            machine = await self._make(image, identity.name, tap)
+            machine = await self._thawing.make(image, identity.name, tap)
             # connected before the processors run: a guest's port reads as closed otherwise
             self.settings.vms_dir.mkdir(parents=True, exist_ok=True)
             remove_log(self._log(identity.name))
@@ -154,8 +155,7 @@ class QemuHypervisor:
         finally:
             if tap >= 0:
                 os.close(tap)  # QEMU has it: it goes with QEMU
-            for unit in [unit for unit, of in self._thawing.items() if of == identity.name]:
-                del self._thawing[unit]
+            self._thawing.forget(identity.name)
 
     async def _take_back(self, identity: Identity, machine: QemuVm | None, tap: int) -> None:
         """All that a thaw that failed has made; `tap` is its descriptor."""
@@ -166,45 +166,6 @@ class QemuHypervisor:
         remove_log(self._log(identity.name))
         os.close(tap)
         await self.networks.leave(identity.cluster, identity.vmid)
-
-    async def _make(self, image: QemuImage, name: str, tap: int) -> QemuVm:
-        """The VM, in its group and not yet running. Raises CopperError; nothing is left then but its group."""
-        process = await self._copy(image, tap)
-        if process is None:
-            with trace.span("standby"):
-                process = await self._standbys.take(image.shape, image.needs)
-        grouping = self._put_into_group(process, name)
-        try:
-            if process.is_copy:  # what it writes from now on is its group's
-                await undo(_ended(grouping))
-                return await thaw_copy(image, process, self.settings)
-            with trace.span("state", unit=process.unit):
-                return await thaw(image, process, self.settings, tap)
-        except BaseException:
-            await undo(process.end())
-            raise
-        finally:
-            await undo(_ended(grouping))
-
-    async def _copy(self, image: QemuImage, tap: int) -> QemuProcess | None:
-        """None: this image has no seed, or one that makes no copies; its state can be loaded."""
-        if image.seed is None:
-            return None
-        try:
-            with trace.span("copy"):
-                return await QemuProcess.fork(self.settings, image.seed, tap)
-        except CopperError as error:
-            log.warning("QEMU is not copied, its state is loaded instead: %s", error)
-            image.let_go_of_seed()
-            return None
-
-    def _put_into_group(self, process: QemuProcess, name: str) -> asyncio.Task[None]:
-        """A kernel that was not asked for long takes 20 ms for it: as long as a thaw."""
-        self._thawing[process.unit] = name
-        put = self.groups.put
-        return asyncio.create_task(
-            asyncio.to_thread(put, name, process.pid, process.shape, is_copy=process.is_copy)
-        )
 
     def _connect(self, identity: Identity, machine: QemuVm, listener: Listener) -> QemuMachine:
         made = QemuMachine(
@@ -313,7 +274,7 @@ class QemuHypervisor:
 
     def _held(self) -> Held:
         units = dict.fromkeys({*self._standbys.units(), *STARTING}, "(standby)")
-        units |= self._thawing
+        units |= self._thawing.units
         disks: dict[Path, str] = {}
         layers: dict[str, str] = {}
         for image in self._frozen.values():
@@ -382,10 +343,6 @@ class QemuHypervisor:
         if ended:
             remove_log(self._log(machine.name))
             self._remove_disks(machine.disks)
-
-
-async def _ended(task: asyncio.Task[None]) -> None:
-    await asyncio.wait({task})
 
 
 def _open_lone_tap() -> int:
