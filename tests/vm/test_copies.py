@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from copper.model.api import VmStatus
+from copper.model.errors import CopperError
+from copper.net.addresses import ipv4_of
 from tests.vm.machinery import Copper, a_copper
 from tests.vm.test_whole_clusters import eventually, host
 
@@ -128,19 +130,42 @@ def ended(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
 
 
-def test_where_no_copy_is_made_a_state_is_loaded(copper: Copper, micro: str) -> None:
-    master = copper.boot("a", micro)
+def from_dead_seed(copper: Copper, master: str, vmid: int) -> object:
+    """The host's answer to an order to thaw an image of this VM whose seed was killed meanwhile."""
     frozen = host(copper, "POST", f"/vms/{master}/freeze")
     assert isinstance(frozen, dict)
     for pid in seeds(copper):
         os.kill(pid, signal.SIGKILL)
-    identity = {"cluster": "a", "vmid": 1, "name": "a-1", "ip": "10.0.0.2", "parent": 0}
+    name = f"a-{vmid}"
+    identity = {"cluster": "a", "vmid": vmid, "name": name, "ip": ipv4_of(vmid), "parent": 0}
     order = {"identity": {**identity, "generation": 1}, "frozen": frozen["image"]}
-    made = host(copper, "PUT", "/vms/a-1", order)
+    try:
+        return host(copper, "PUT", f"/vms/{name}", order)
+    finally:
+        host(copper, "DELETE", f"/frozen/{frozen['image']}")
+
+
+def test_where_no_copy_is_made_a_state_is_loaded(copper: Copper, micro: str) -> None:
+    master = copper.boot("a", micro)
+    made = from_dead_seed(copper, master, 1)
     assert VmStatus.model_validate(made).name == "a-1"
     assert not is_copy(copper, "a-1")
     host(copper, "DELETE", "/vms/a-1")
-    host(copper, "DELETE", f"/frozen/{frozen['image']}")
+
+
+def test_where_copies_were_made_one_that_fails_is_said_and_the_next_loads(
+    copper: Copper, micro: str
+) -> None:
+    master = copper.boot("a", micro)
+    (clone,) = copper.clone(master, 1)
+    assert is_copy(copper, clone)
+    with pytest.raises(CopperError):
+        from_dead_seed(copper, master, 8)
+    assert [status.name for status in copper.client.statuses()] == [master, clone]
+    from_dead_seed(copper, master, 9)
+    assert not is_copy(copper, "a-9")
+    host(copper, "DELETE", "/vms/a-9")
+    assert is_copy(copper, copper.clone(master, 1)[0])
 
 
 def test_one_that_is_told_to_copies_nothing(accel: str, micro: str) -> None:

@@ -24,16 +24,8 @@ MONITOR = {"blockdev-add": 1, "blockdev-reopen": 1, "blockdev-del": 2, "cont": 1
 # requests to the library in each clone's QEMU
 MEMORY: dict[str, int] = {"fork": 1}  # of its seed
 STARTED = 0  # QEMUs that are started for a fork: its clones are copies
-# a freeze, whatever the clones: a file lent and taken back, a spare disk, the pause
-MONITOR_FREEZE = {
-    "blockdev-add": 1,
-    "add-fd": 1,
-    "stop": 1,
-    "xen-save-devices-state": 1,
-    "blockdev-snapshot": 1,
-    "cont": 1,
-    "remove-fd": 1,
-}
+# a freeze, whatever the clones: a spare disk, the pause; once copies have been seen to work no state is saved
+MONITOR_FREEZE = {"blockdev-add": 1, "stop": 1, "blockdev-snapshot": 1, "cont": 1}
 MEMORY_FREEZE = {"stat": 1, "save": 1, "seed": 1}
 # requests of the controller to the host, whatever the clones: freeze, standbys, release
 REQUESTS = 3

@@ -177,6 +177,7 @@ class QemuHypervisor:
             self.networks,
             hold_image=self._hold,
             let_go=self._let_go,
+            copies_work=lambda: self._thawing.copies_work,
         )
         self._machines.add(made)
         return made

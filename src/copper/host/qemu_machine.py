@@ -44,12 +44,14 @@ class QemuMachine:
         *,
         hold_image: Callable[[QemuImage], None],
         let_go: Callable[[QemuMachine, bool], None],
+        copies_work: Callable[[], bool],
     ) -> None:
         self.name = name = identity.name
         self._identity, self._networks = identity, networks
         self._machine, self._listener = machine, listener
         self._settings, self._groups = settings, groups
         self._hold_image, self._let_go = hold_image, let_go
+        self._copies_work = copies_work
         self._process = machine.process
         self._process.on_exit = self._exited
         self._watcher: asyncio.Task[None] | None = None
@@ -161,13 +163,15 @@ class QemuMachine:
 
     async def freeze(self, *, run_on: bool = True) -> tuple[QemuImage, Pause]:
         try:
+            fork = run_on and self.forks_by_copy
             with self._groups.lifted(self.name, self._limits):
                 image, pause = await freeze(
                     self._machine,
                     self._settings,
                     quiesce=self.guest.quiesce,
                     run_on=run_on,
-                    fork=run_on and self.forks_by_copy,
+                    fork=fork,
+                    state=not (fork and self._copies_work()),
                 )
                 await self._move_seed(image)
         finally:

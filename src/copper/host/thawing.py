@@ -33,6 +33,8 @@ class Thawing:
         self._settings, self._standbys, self._groups = settings, standbys, groups
         self._remove_disks = remove_disks
         self.units: dict[str, str] = {}  # the VM that each becomes
+        # whether the last copy succeeded: until then, and after one that failed, images have a state besides a seed
+        self.copies_work = False
 
     async def make(self, image: Image, name: str, tap: int) -> Machine:
         """The VM, in its group and not yet running. Raises CopperError; nothing is left then but its group."""
@@ -71,16 +73,21 @@ class Thawing:
         await _ended(grouping)  # or it would make the group anew that is removed next
 
     async def _copy(self, image: Image, tap: int) -> QemuProcess | None:
-        """None: this image has no seed, or one that makes no copies; its state can be loaded."""
+        """None: this image has no seed, or one that makes no copies; its state can be loaded. Raises CopperError."""
         if image.seed is None:
             return None
         try:
             with trace.span("copy"):
-                return await QemuProcess.fork(self._settings, image.seed, tap)
+                process = await QemuProcess.fork(self._settings, image.seed, tap)
         except CopperError as error:
+            self.copies_work = False
+            if not image.state:
+                raise
             log.warning("QEMU is not copied, its state is loaded instead: %s", error)
             image.let_go_of_seed()
             return None
+        self.copies_work = True
+        return process
 
     def _put_into_group(self, process: QemuProcess, name: str) -> asyncio.Task[None]:
         """A kernel that was not asked for long takes 20 ms for it: as long as a thaw."""

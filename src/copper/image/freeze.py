@@ -78,12 +78,13 @@ async def freeze(
     step_aside: bool = True,
     run_on: bool = True,
     fork: bool = False,
+    state: bool = True,
 ) -> tuple[Image, Pause]:
     """Makes an image of a running VM.
 
     `quiesce` stops whoever writes to the guest's channel; `lowest` is for a VM that was booted,
     whose memory becomes the lowest layer. With `run_on` false the VM stays stopped, whatever happens. With `fork` the
-    image has a seed, where QEMU's process can be copied.
+    image has a seed, where QEMU's process can be copied; without `state` it has nothing else then.
     Raises NoRoom or CopperError; the VM goes on as it was, and nothing is left.
     """
     async with machine.turn:
@@ -100,31 +101,24 @@ async def freeze(
         fd = new_layer(layer)
         state_fd = os.memfd_create("copper-state", os.MFD_CLOEXEC)
         try:
-            fdset = await _lend(machine, state_fd)
+            fdset = await _lend(machine, state_fd) if state else None
             ahead, flags = await _copy_ahead(machine, fd, lowest, room)
             if step_aside:
                 await _prepare_spare(machine, settings)
             if quiesce is not None:
                 await quiesce()
-            result = await _paused(
-                machine,
-                fd,
-                fdset,
-                flags,
-                room,
-                step_aside,
-                run_on,
-                ahead,
-                settings if fork else None,
+            order = _Order(
+                fd, state_fd, fdset, flags, step_aside, run_on, settings if fork else None
             )
+            most = room + (ahead.pages * PAGE if ahead else 0)
+            saved, marks, disks, seed = await _paused(machine, order, most)
             seal(fd)
-            state = os.pread(state_fd, os.fstat(state_fd).st_size, 0)
+            devices = os.pread(state_fd, os.fstat(state_fd).st_size, 0)
         except BaseException:
             os.close(fd)
             raise
         finally:
             os.close(state_fd)
-        saved, marks, disks, seed = result
         if flags & FLATTEN:
             for old in machine.layers[1:]:
                 old.close()
@@ -135,8 +129,8 @@ async def freeze(
             shape=machine.process.shape,
             needs=machine.process.needs,
             layers=[held.share() for held in machine.layers],
-            state=state,
-            state_sha256=hashlib.sha256(state).hexdigest(),
+            state=devices,
+            state_sha256=hashlib.sha256(devices).hexdigest(),
             disks=disks,
             seed=seed,
             unused=tuple(map(node_of, filter(None, (machine.disks[-1], machine.spare)))),
@@ -204,18 +198,23 @@ async def _prepare_spare(machine: Machine, settings: Settings) -> None:
     machine.spare = spare
 
 
+@dataclasses.dataclass(frozen=True)
+class _Order:
+    """What is to be done in a pause: into which files, lent or not, and what for."""
+
+    layer_fd: int
+    state_fd: int
+    fdset: int | None  # None: devices are not saved, unless there is no other way
+    flags: int
+    step_aside: bool
+    run_on: bool
+    fork: Settings | None
+
+
 async def _paused(
-    machine: Machine,
-    fd: int,
-    fdset: int,
-    flags: int,
-    room: int,
-    step_aside: bool,
-    run_on: bool,
-    ahead: LayerReply | None,
-    fork: Settings | None,
+    machine: Machine, order: _Order, most_bytes: int
 ) -> tuple[LayerReply, list[float], tuple[Path, ...], Seed | None]:
-    """The pause itself: stop, devices, disk, memory, in this order, and on."""
+    """The pause itself: stop, devices, disk, memory, seed, in this order, and on."""
     monitor, control = machine.process.monitor, machine.process.layers
     marks = [time.perf_counter() * 1000]
 
@@ -227,19 +226,25 @@ async def _paused(
     try:
         await monitor.stop()
         mark()
-        await monitor.save_devices(fdset)
+        if order.fdset is not None:
+            await monitor.save_devices(order.fdset)
         mark()
         frozen = machine.disks
-        if step_aside and machine.spare is not None:
+        if order.step_aside and machine.spare is not None:
             frozen = await _step_aside(machine)
         mark()
-        saved, _ = await asyncio.gather(  # two threads of QEMU's
-            control.save(fd, flags=flags, most_bytes=room + (ahead.pages * PAGE if ahead else 0)),
-            monitor.take_back(fdset),
-        )
+        saving = control.save(order.layer_fd, flags=order.flags, most_bytes=most_bytes)
+        if order.fdset is not None:  # two threads of QEMU's
+            saved, _ = await asyncio.gather(saving, monitor.take_back(order.fdset))
+        else:
+            saved = await saving
         mark()
-        if fork is not None:
-            seed = await _seed(machine, fork)
+        if order.fork is not None:
+            seed = await _seed(machine, order.fork)
+        if seed is None and order.fdset is None:
+            fdset = await _lend(machine, order.state_fd)
+            await monitor.save_devices(fdset)
+            await monitor.take_back(fdset)
         mark()
         failed = False
     finally:
@@ -248,7 +253,7 @@ async def _paused(
                 seed.close()
             with contextlib.suppress(CopperError):  # the first error says what happened
                 await control.abort()
-        if run_on:
+        if order.run_on:
             await monitor.cont()
         mark()
     return saved, marks, frozen, seed

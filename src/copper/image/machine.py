@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from copper.image.layers import Layer, close_all
-from copper.model.errors import Damaged
+from copper.model.errors import CopperError, Damaged
 from copper.model.machine import Needs, Shape
 from copper.vmm.process import QemuProcess
 from copper.vmm.seed import Seed
@@ -29,7 +29,7 @@ class Image:
     """A VM at one instant, in this host's memory. It never changes; `close` lets go of it.
 
     `disks` is the chain below every VM that is thawed from it, the image's own disk first. With a `seed` a VM is
-    made of it by copying a process, else by loading its state into one.
+    made of it by copying a process, else by loading its state into one; with a seed the state may be empty.
     """
 
     id: str
@@ -43,7 +43,12 @@ class Image:
     unused: tuple[str, ...] = ()  # QEMU's nodes in the seed that are the frozen VM's alone
 
     def check_state(self) -> None:
-        """QEMU loads damaged device state without complaint: so this is asked before every thaw."""
+        """QEMU loads damaged device state without complaint: so this is asked before every thaw.
+
+        Raises Damaged, or CopperError where there is none.
+        """
+        if not self.state:
+            raise CopperError(f"image {self.id} has no device state", advice="try again")
         if hashlib.sha256(self.state).hexdigest() != self.state_sha256:
             raise Damaged(f"the device state of image {self.id} is not what was written")
 
