@@ -22,6 +22,8 @@ STEPS = {
     "standby": "#8a8a8a",
     "state": "#2a6f97",
     "fork": "#0077b6",
+    "group": "#c08552",
+    "disk": "#56cfe1",
     "cont": "#6a4c93",
     "identity": "#52b788",
     "hooks": "#b5c99a",

@@ -46,8 +46,10 @@ class Thawing:
         machine: Machine | None = None
         try:
             if process.is_copy:  # what it writes from now on is its group's
-                await undo(_ended(grouping))
-                machine = await thaw_copy(image, process, self._settings)
+                with trace.span("group"):
+                    await undo(_ended(grouping))
+                with trace.span("disk"):
+                    machine = await thaw_copy(image, process, self._settings)
             else:
                 with trace.span("state", unit=process.unit):
                     machine = await thaw(image, process, self._settings, tap)
