@@ -60,6 +60,22 @@ async def test_a_master_gets_its_addresses(cabled: Cabled, master: GuestPort) ->
         assert sock.getsockname()[0] == "10.0.0.1"
 
 
+async def test_of_a_rehearsal_nothing_is_left(cabled: Cabled) -> None:
+    port = await cabled.guest.port()
+    await port.begin({**MASTER, "rehearsal": net(1)}, "boot", deadline=DEADLINE)
+    assert cabled.addresses() == {"10.0.0.1": 24, "fd00:c::1": 64, "fe80::5054:ff:fe00:0": 64}
+    assert cabled.mac() == "52:54:00:00:00:00"
+    assert " 10.0.0.2 " not in cabled.run("ip", "route", "show", "table", "all")
+    assert json.loads(cabled.run("cat", str(cabled.guest.folder / "run/identity"))) == MASTER
+
+
+async def test_a_rehearsal_that_fails_costs_nothing(cabled: Cabled) -> None:
+    port = await cabled.guest.port()
+    wrong = net(1) | {"device": "eth9"}
+    await port.begin({**MASTER, "rehearsal": wrong}, "boot", deadline=DEADLINE)
+    assert cabled.addresses() == {"10.0.0.1": 24, "fd00:c::1": 64, "fe80::5054:ff:fe00:0": 64}
+
+
 async def test_a_clone_has_its_own_addresses_only(cabled: Cabled, master: GuestPort) -> None:
     cabled.run("ip", "addr", "add", "192.0.2.7/32", "dev", "eth0")
     await become_clone(master)

@@ -9,7 +9,6 @@ import contextlib
 import os
 import select
 import socket
-import struct
 import subprocess
 import threading
 import time
@@ -19,13 +18,10 @@ from pathlib import Path
 from copper.bench.place import Place
 from copper.host.cgroups import instance_of
 from copper.model.errors import CopperError
-from copper.net import namespaces
+from copper.net import echo, namespaces
 from copper.net.addresses import GATEWAY
 
 PORT = 5301  # of the reports, at the host's end
-_ECHO, _REPLY = 8, 0
-_HEAD = struct.Struct("!BBHHH")
-_TEXT = b"copper\0\0"
 
 
 class Probe:
@@ -48,12 +44,11 @@ class Probe:
         """In a thread that ends in that namespace."""
         try:
             namespaces.enter(namespace)
-            pings = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+            pings = echo.new_socket()
             reports = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
             self._sockets = [pings, reports]
             reports.bind((GATEWAY, PORT))
-            for one in self._sockets:
-                one.setblocking(False)
+            reports.setblocking(False)
         except OSError as error:
             self._failed = error
             self.close()
@@ -68,20 +63,15 @@ class Probe:
 
     def ping(self, address: str) -> None:
         """Asks for an echo; nobody waits for it here."""
-        whole = _HEAD.pack(_ECHO, 0, 0, self._number, 1) + _TEXT
-        total = sum(struct.unpack(f"!{len(whole) // 2}H", whole))
-        total = (total & 0xFFFF) + (total >> 16)
-        check = ~(total + (total >> 16)) & 0xFFFF
         with contextlib.suppress(OSError):  # asked again, if nobody answers
-            self._pings.sendto(_HEAD.pack(_ECHO, 0, check, self._number, 1) + _TEXT, (address, 0))
+            self._pings.sendto(echo.request(self._number), (address, 0))
 
     def answered(self) -> Iterator[str]:
         """The addresses that have answered since this was last asked."""
         with contextlib.suppress(BlockingIOError):
             while True:
-                raw, (address, _) = self._pings.recvfrom(2048)
-                kind, _, _, number, _ = _HEAD.unpack_from(raw, (raw[0] & 15) * 4)
-                if kind == _REPLY and number == self._number:
+                packet, (address, _) = self._pings.recvfrom(2048)
+                if echo.is_reply(packet, self._number):
                     yield address
 
     def reported(self) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import logging
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,7 @@ from copper.image.machine import Image as QemuImage
 from copper.image.machine import Machine as QemuVm
 from copper.image.thaw import run
 from copper.model.api import VmLimits
-from copper.model.errors import TimedOut
+from copper.model.errors import CopperError, TimedOut
 from copper.model.machine import Identity, Needs, Shape
 from copper.model.networks import Exposure
 from copper.model.settings import Settings
@@ -27,7 +28,9 @@ from copper.net.networks import Networks
 from copper.vmm.alive import shared_out_bytes
 from copper.wire.undo import undo
 
+WARM_S = 30.0  # that a guest may take to answer pings
 CONNECT_S = 20.0  # that a guest may take to answer: it may be one of many on a busy host
+log = logging.getLogger(__name__)
 
 
 class QemuMachine:
@@ -55,6 +58,7 @@ class QemuMachine:
         self._process = machine.process
         self._process.on_exit = self._exited
         self._watcher: asyncio.Task[None] | None = None
+        self._warming: asyncio.Task[None] | None = None
         self._limits = VmLimits()
         self._used = Used(0, 0.0, 0, 0)
 
@@ -127,6 +131,21 @@ class QemuMachine:
 
     async def link_up(self) -> None:
         await self._networks.link_up(self._identity.cluster, self._identity.vmid)
+        if self.forks_by_copy and not self._process.is_copy and self._warming is None:
+            self._warming = asyncio.create_task(self._warm())
+
+    async def _warm(self) -> None:
+        """Has an emulated guest answer on its network: code that it translates now no copy of it has to."""
+        try:
+            async with asyncio.timeout(WARM_S):
+                await self._networks.ping(self._identity.cluster, self._identity.ip, times=3)
+        except (OSError, CopperError) as error:  # its firewall, perhaps
+            log.info("VM %s answers no ping: %s", self.name, error)
+
+    async def _stop_warming(self) -> None:
+        if self._warming is not None:
+            self._warming.cancel()
+            await asyncio.gather(self._warming, return_exceptions=True)
 
     async def connect(self, port: int) -> socket.socket:
         cluster, address = self._identity.cluster, self._identity.ip
@@ -210,6 +229,7 @@ class QemuMachine:
             await asyncio.gather(self._watcher, return_exceptions=True)
 
     async def end(self) -> None:
+        await self._stop_warming()
         await self._stop_watching()
         await self.guest.close()
         await self.console.close()
@@ -219,6 +239,7 @@ class QemuMachine:
         self._let_go(self, True)
 
     async def leave(self) -> None:
+        await self._stop_warming()
         await self._stop_watching()
         await self.guest.close()
         await self.console.close()

@@ -145,6 +145,8 @@ class Vm:
             routed += self.exposure.routed if self.exposure else []
             net = place_of(self.identity.vmid, prefix, domain, routed)
             identity |= {"machine_id": self.machine_id, "net": net}
+            if event == "boot" and self.machine.forks_by_copy:
+                identity["rehearsal"] = place_of(self.identity.vmid + 1, prefix)
         if self.login_key is not None:
             identity |= {"login_key": self.login_key.model_dump()}
         guest = self.machine.guest

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from copper.model.errors import CopperError
 from copper.model.networks import Exposure
-from copper.net import namespaces
+from copper.net import echo, namespaces
 from copper.net.private import PrivateNetwork
 from copper.net.public import PublicSide
 from copper.net.resolvers import Pair, Resolvers, is_bound, open_pairs
@@ -102,6 +102,16 @@ class Networks:
             sock.close()
             raise
         return sock
+
+    async def ping(self, cluster: str, address: str, times: int) -> None:
+        """Asks a VM for echoes from the host's end of its network, each when it has answered the one before.
+
+        Waits for as long as it takes. Raises OSError, CopperError.
+        """
+        sock = await self._do(cluster, lambda: self._network(cluster).new_echo_socket())
+        with sock:
+            for number in range(1, times + 1):
+                await echo.echoed(sock, address, number)
 
     def adopt(self, cluster: str, vmid: int, exposure: Exposure | None = None) -> None:
         """A VM that an earlier agent gave a tap to; `clear` sees to what is in force for all of them."""

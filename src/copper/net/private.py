@@ -16,7 +16,7 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 
 from copper.model.errors import CopperError
-from copper.net import filter, namespaces, netlink, routes, sysctl
+from copper.net import echo, filter, namespaces, netlink, routes, sysctl
 from copper.net.addresses import (
     GATEWAY,
     GATEWAY6,
@@ -148,6 +148,11 @@ class PrivateNetwork:
         sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         sock.setblocking(False)
         return sock
+
+    def new_echo_socket(self) -> socket.socket:
+        """As `new_socket`, for echoes (copper.net.echo)."""
+        namespaces.enter(self.name)
+        return echo.new_socket()
 
     def taps(self) -> list[int]:
         """The vmids that have one."""

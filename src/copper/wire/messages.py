@@ -168,10 +168,10 @@ def session(
 ) -> dict[str, Any]:
     """The message that begins a session, with the time and randomness of now.
 
-    An identity's `login_key` goes beside it: the identity is kept where every program can read it.
+    An identity's `login_key` and `rehearsal` go beside it: the identity is kept where every program can read it.
     """
     own = dict(identity)
-    login_key = own.pop("login_key", None)
+    beside = {key: own.pop(key) for key in ("login_key", "rehearsal") if key in own}
     message: dict[str, Any] = {
         "type": "session",
         "session": number,
@@ -184,9 +184,7 @@ def session(
         message["call"] = call
     if hosts:
         message["hosts"] = hosts
-    if login_key:
-        message["login_key"] = login_key
-    return message
+    return message | {key: value for key, value in beside.items() if value}
 
 
 def pack(session: int, message: Mapping[str, Any]) -> bytes:
