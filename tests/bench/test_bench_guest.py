@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from copper.model.settings import Settings, from_environment
 from tests.bench.test_bench_fork import left_behind
 from tests.vm.machinery import images_folder
 
+SOAK = bool(os.environ.get("COPPER_SOAK"))
 OF_BINDINGS = {kinds.BARE, *kinds.BINDINGS.values()}  # which the image micro has not
 
 
@@ -46,6 +48,7 @@ def test_a_run_with_few_clones_measures_everything(
     assert left_behind(settings) == []
 
 
+@pytest.mark.skipif(not SOAK, reason="one and a half minutes: scripts/soak has it")
 @pytest.mark.timeout(1200)  # the first one builds the image
 def test_what_the_bindings_add_is_measured_where_they_are(
     settings: Settings, tmp_path: Path, capfd: pytest.CaptureFixture[str]

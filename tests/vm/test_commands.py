@@ -151,9 +151,11 @@ def test_a_full_guest_disk_is_said_and_leaves_no_half_file(
     copper: Copper, micro: str, tmp_path: Path
 ) -> None:
     master = copper.boot("a", micro)
+    free = int(copper.sh(master, "df -k / | awk 'END { print $4 }'"))
+    copper.sh(master, f"fallocate -l {free - 20_000}K /var/most")
     big = tmp_path / "big"
     with big.open("wb") as file:
-        file.truncate(400 << 20)
+        file.truncate(64 << 20)
     before = copper.sh(master, "ls -A /root")
     said = copper.run("gc-vm", "push", master, str(big), "/root/big", check=False)
     assert said.returncode == 4
