@@ -131,3 +131,28 @@ def test_joined_ranges_hold_every_page_once(pages: list[list[int]]) -> None:
     assert ranges == sorted(ranges)
     for layer in layers:
         layer.close()
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_many_hold_a_layer_by_one_descriptor_and_the_last_closes_it() -> None:
+    fd = new_layer("test")
+    os.write(fd, layer_bytes([(0, PAGE)]))
+    layer = Layer("test", fd)
+    before = descriptors()
+    holders = [layer.share() for _ in range(50)]
+    holders.append(holders[0].share())
+    assert descriptors() == before
+    assert {holder.fd for holder in holders} == {layer.fd}
+    layer.close()
+    layer.close()  # again: nothing to do
+    assert layer.fd == -1
+    with pytest.raises(ValueError, match="was let go"):
+        layer.share()
+    for holder in holders[1:]:
+        holder.close()
+    assert os.fstat(fd)
+    holders[0].close()
+    assert descriptors() == before - 1

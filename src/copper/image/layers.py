@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import os
 import struct
+import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -62,24 +63,52 @@ def read_index(fd: int, what: str = "layer") -> Index:
     return Index(ram_bytes, pages, extents, digest)
 
 
+class _File:
+    """An open file that many may hold: of a hundred clones each has all layers of its parent."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self._holders = 1
+        self._turn = threading.Lock()
+
+    def hold(self) -> _File:
+        with self._turn:
+            self._holders += 1
+        return self
+
+    def let_go(self) -> None:
+        with self._turn:
+            self._holders -= 1
+            if not self._holders:
+                os.close(self.fd)
+
+
 class Layer:
     """A sealed layer in memory that this host agent holds a descriptor of. `close` lets go of it."""
 
     def __init__(self, layer_id: str, fd: int) -> None:
         self.id = layer_id
-        self.fd = fd
         self.index = read_index(fd, f"layer {layer_id}")
         self.bytes = os.fstat(fd).st_blocks * 512
+        self._file: _File | None = _File(fd)
+
+    @property
+    def fd(self) -> int:
+        """Its descriptor, which others may have as well; -1 when it was let go."""
+        return -1 if self._file is None else self._file.fd
 
     def close(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        if self._file is not None:
+            self._file.let_go()
+            self._file = None
 
     def share(self) -> Layer:
-        """Another holder of the same layer, closed on its own."""
+        """Another holder of the same layer, closed on its own. Raises ValueError when it was let go."""
+        if self._file is None:
+            raise ValueError(f"layer {self.id} was let go")
         copy = object.__new__(Layer)
-        copy.id, copy.fd, copy.index, copy.bytes = self.id, os.dup(self.fd), self.index, self.bytes
+        copy.id, copy.index, copy.bytes = self.id, self.index, self.bytes
+        copy._file = self._file.hold()
         return copy
 
     def records(self) -> str:
