@@ -44,7 +44,7 @@ class QemuProcess:
         self.unit = folder.name
         self.shape = shape
         self.needs = needs
-        self.monitor = Monitor(self.unit)
+        self.monitor = Monitor()
         self.alive: Alive | None = None
         self.ended = asyncio.Event()
         self.on_exit: Callable[[], None] | None = None  # what it used can still be read then

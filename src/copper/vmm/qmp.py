@@ -22,8 +22,10 @@ logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
 class Monitor:
     """A connection to one QEMU's QMP socket."""
 
-    def __init__(self, name: str) -> None:
-        self._client = QMPClient(name)
+    def __init__(self) -> None:
+        self._client = (
+            QMPClient()
+        )  # one with a name has a logger of its own, which is kept for ever
         self._client.logger.setLevel(logging.CRITICAL)
         self._migration = EventListener(["MIGRATION"])
         self._jobs = EventListener(["JOB_STATUS_CHANGE"])
