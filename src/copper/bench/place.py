@@ -56,6 +56,7 @@ class Place:
     settings: Settings
     folder: Path
     process: subprocess.Popen[bytes]
+    template: Template | None = None  # of a run with one guest
 
     @property
     def client(self) -> Client:
@@ -127,7 +128,7 @@ def keep_folder(settings: Settings) -> Path:
 def ready_template(
     settings: Settings, keep: Path, run_dir: Path, guest: Guest, progress: Progress
 ) -> Template:
-    """Builds a guest's template, or finds it as it should be. Raises CopperError."""
+    """Builds a guest's template, or finds it as it should be; another run's build is awaited. Raises CopperError."""
     mine = dataclasses.replace(settings, state_dir=keep, run_dir=run_dir)
 
     def build() -> Manifest:
@@ -139,11 +140,13 @@ def ready_template(
             progress=progress,
         )
 
-    try:
-        manifest = build()
-    except (Conflict, Damaged, Foreign):  # of an older recipe, agent, QEMU or Copper
-        ImageStore(mine).delete(guest.image)
-        manifest = build()
+    with (keep / f"{guest.image}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            manifest = build()
+        except (Conflict, Damaged, Foreign):  # of an older recipe, agent, QEMU or Copper
+            ImageStore(mine).delete(guest.image)
+            manifest = build()
     folder = mine.cache_dir / "images" / f"{guest.recipe}-{manifest.recipe_digest[:16]}"
     built = builds.load(folder)
     if built is None:
@@ -193,7 +196,8 @@ def a_place(settings: Settings, keep: Path, folder: Path, sockets: Path) -> Iter
     """Starts a Copper that knows the kept templates; at the end it and its VMs are gone."""
     state = folder / "state"
     if (keep / "images").exists():
-        shutil.copytree(keep / "images", state / "images", copy_function=os.link)
+        unfinished = shutil.ignore_patterns(".*")  # another run's template in the making
+        shutil.copytree(keep / "images", state / "images", copy_function=os.link, ignore=unfinished)
     with contextlib.suppress(FileNotFoundError):
         shutil.copy(keep / "accelerator.json", state / "accelerator.json")
     mine = dataclasses.replace(settings, state_dir=state, run_dir=sockets)

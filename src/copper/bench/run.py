@@ -43,9 +43,10 @@ def a_run(
     keep = place.keep_folder(settings)
     with ended_in_order(), written_at_end(results, path, report, progress):
         with place.run_folders(keep) as (folder, sockets):
-            place.ready_template(settings, keep, sockets, guest, progress)
+            template = place.ready_template(settings, keep, sockets, guest, progress)
             results.machine = facts(dataclasses.replace(settings, state_dir=keep))
             if traced:
                 settings = dataclasses.replace(settings, trace=str(folder / "trace.json"))
             with place.a_place(settings, keep, folder, sockets) as where:
+                where.template = template
                 yield where
