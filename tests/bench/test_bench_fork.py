@@ -29,8 +29,8 @@ def settings(accel: str) -> Settings:
     return from_environment({"COPPER_STATE_DIR": str(images_folder()), "COPPER_ACCEL": accel})
 
 
-def left_behind(settings: Settings) -> list[str]:
-    """Folders of runs, and QEMU processes with the name of a guest of the bench."""
+def left_behind(settings: Settings, guest: str = "bench-micro-256") -> list[str]:
+    """Folders of runs, and QEMU processes with the name of this guest of the bench."""
     left = []
     for path in (settings.cache_dir / "bench").glob("run-*"):
         with contextlib.suppress(OSError), (path / "lock").open("a") as lock:
@@ -41,7 +41,7 @@ def left_behind(settings: Settings) -> list[str]:
             argv = (entry / "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
-        if b"bench-micro-256" in argv:
+        if guest.encode() in argv:
             left.append(f"process {entry.name}")
     return left
 

@@ -33,6 +33,7 @@ NOT_RUN = {
         "it takes a quarter of an hour; tests/bench has a tiny one",
         "it takes minutes; tests/bench has a tiny one",
         "it takes ten minutes; tests/bench has one with three clones",
+        "it takes minutes; tests/bench has a tiny one",
     ],
     "docs/how-to/commands.md": [
         "examples of pipes with programs of your own",
@@ -57,6 +58,7 @@ NOT_RUN = {
     ],
     "docs/performance.md": [
         "it takes half an hour; tests/bench has a quick one",
+        "it takes minutes; tests/bench has a tiny one",
         "it takes minutes; tests/bench has a tiny one",
         "it takes minutes; tests/bench has a tiny one",
         "it takes minutes; tests/bench has a tiny one",

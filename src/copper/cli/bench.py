@@ -193,6 +193,24 @@ def depth(rounds: int | None, depth: int, out: Path | None) -> int:
 
 
 @bench.command()
+@click.option("--rounds", type=Number("n", 1, 10_000), help="Rounds; 30 when not given.")
+@click.option(
+    "--image",
+    default="debian-12-dev",
+    help="The guests' recipe, with Python and its sqlite3; debian-12-dev when not given.",
+)
+@_into("bench-warm.json")
+def warm(rounds: int | None, image: str, out: Path | None) -> int:
+    """Measure how much slower a warm clone is than a VM that was booted cold.
+
+    Prints tables. Exit status 1 when something could not be measured.
+    """
+    from copper.bench.warm import main
+
+    return main(rounds=rounds, image=image, out=out, settings=here.settings())
+
+
+@bench.command()
 @click.option("--clones", type=Number("n", 1, 5000), default=400, help="400.")
 @click.option("--size", type=MEMORY, default=256, help="MiB of each guest; 256.")
 @click.option("--write", type=MEMORY, default=96, help="MiB that each comes to use; 96.")
