@@ -16,10 +16,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Protocol
 
 from copper.bench.place import Place
 from copper.client.commands import STDERR, STDIN, STDOUT, beginning, status_of
-from copper.client.streams import Stream
 from copper.model.errors import CopperError, TimedOut
 from copper.model.names import vm_name
 
@@ -44,10 +44,18 @@ _IN_MOVED_TO = 0x80
 _EVENT = struct.Struct("iIII")
 
 
+class Lines(Protocol):
+    """What a shell is told through: a stream of the API, or of another VM's channel."""
+
+    def send(self, data: bytes) -> bool: ...
+
+    def receive(self, timeout_s: float | None = None) -> bytes | dict[str, Any]: ...
+
+
 class Shell:
     """A shell in a VM that does what it is told, a line at a time."""
 
-    def __init__(self, vm: str, stream: Stream) -> None:
+    def __init__(self, vm: str, stream: Lines) -> None:
         self.vm = vm
         self._stream = stream
         self._said = b""

@@ -13,7 +13,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,13 +71,29 @@ class Peers:
 
     async def cold_boot(self) -> float:
         """Milliseconds from QEMU's start to the agent's first word. Raises CopperError."""
-        disk = self._folder / f"{self._name}-cold.qcow2"
-        disk.unlink(missing_ok=True)
-        write_overlay(disk, self._settled, self._template.built.disk_bytes)
-        try:
+        with self._cold_disk(self._settled) as disk:
             async with self._run(disk) as vm:
                 await vm.port.wait_hello(BOOT_S)
                 return (time.perf_counter() - vm.started) * 1000
+
+    @contextlib.asynccontextmanager
+    async def booted(self) -> AsyncIterator[Running]:
+        """The guest's first boot, as its template's was, up to a quiet guest; gone at the end. Raises CopperError."""
+        with self._cold_disk(self._template.built.disk) as disk:
+            async with self._run(disk) as vm:
+                await vm.port.wait_hello(BOOT_S)
+                await self._greet(vm)
+                await _quiet(vm.process)
+                yield vm
+
+    @contextlib.contextmanager
+    def _cold_disk(self, under: Path) -> Iterator[Path]:
+        """An empty overlay, for one boot."""
+        disk = self._folder / f"{self._name}-cold.qcow2"
+        disk.unlink(missing_ok=True)
+        write_overlay(disk, under, self._template.built.disk_bytes)
+        try:
+            yield disk
         finally:
             disk.unlink(missing_ok=True)
 
