@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from copper.model.settings import Settings, from_environment
 from tests.bench.test_bench_fork import left_behind
 from tests.vm.machinery import images_folder
 
+SOAK = bool(os.environ.get("COPPER_SOAK"))
+
 
 @pytest.fixture
 def settings(accel: str) -> Settings:
@@ -22,6 +25,7 @@ def settings(accel: str) -> Settings:
     return from_environment({"COPPER_STATE_DIR": str(images_folder()), "COPPER_ACCEL": accel})
 
 
+@pytest.mark.skipif(not SOAK, reason="it boots a large guest twice: scripts/soak has it")
 @pytest.mark.timeout(1200)  # the first one builds the image
 def test_a_run_with_one_round_measures_everything_and_leaves_nothing(
     settings: Settings, tmp_path: Path, capfd: pytest.CaptureFixture[str]
