@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from copper.bench.place import keep_folder, run_folders
+from copper.bench.place import end_all, keep_folder, run_folders
 from copper.model.settings import from_environment
 from copper.vmm.alive import Alive
 
@@ -63,6 +63,33 @@ def test_a_process_with_the_number_of_a_killed_runs_is_left_alone(tmp_path: Path
     finally:
         node.kill()
         node.wait()
+
+
+def test_all_that_was_started_for_a_folder_ends_with_it(tmp_path: Path) -> None:
+    argv = [sys.executable, "-c", "input()"]
+    its = subprocess.Popen([*argv, f"root={tmp_path}/libvirt"], stdin=subprocess.PIPE)
+    other = subprocess.Popen([*argv, "/somewhere/else"], stdin=subprocess.PIPE)
+    try:
+        end_all(tmp_path)
+        assert its.wait(10) == -9
+        assert other.poll() is None
+    finally:
+        for process in (its, other):
+            process.kill()
+            process.communicate()
+
+
+def test_a_killed_run_that_had_not_said_where_its_sockets_are_takes_nothing_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left, here = tmp_path / "run-left", tmp_path / "here"
+    left.mkdir()
+    here.mkdir()
+    (left / "sockets").touch()
+    monkeypatch.chdir(here)
+    with run_folders(tmp_path):
+        assert not left.exists()
+    assert here.exists()
 
 
 def test_templates_are_kept_beside_the_packages_that_builds_fetched(tmp_path: Path) -> None:

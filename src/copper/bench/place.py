@@ -184,11 +184,30 @@ def _clear(folder: Path) -> None:
             alive.end()
     with contextlib.suppress(OSError):
         sockets = Path((folder / "sockets").read_text())
-        for alive in strays(sockets, set()):
-            alive.end()
-        sweep(sockets)
-        shutil.rmtree(sockets, ignore_errors=True)
+        if sockets.is_absolute():  # or it was not written any more
+            for alive in strays(sockets, set()):
+                alive.end()
+            end_all(sockets)
+            sweep(sockets)
+            shutil.rmtree(sockets, ignore_errors=True)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def end_all(folder: Path) -> None:
+    """Ends every process whose command line names this folder, and what those begin meanwhile."""
+    deadline = time.monotonic() + END_S
+    while (found := _naming(folder)) and time.monotonic() < deadline:
+        for alive in found:
+            alive.end()
+
+
+def _naming(folder: Path) -> list[Alive]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError, NotFound):
+            if os.fsencode(folder) in path.read_bytes():
+                found.append(Alive.of(int(path.parent.name)))
+    return found
 
 
 @contextlib.contextmanager
