@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from copper.bench import kinds
+from copper.bench import kinds, virsh
 from copper.bench.fork import main
 from copper.model.settings import Settings, from_environment
 from tests.vm.machinery import images_folder
@@ -41,20 +41,28 @@ def left_behind(settings: Settings, guest: str = "bench-micro-256") -> list[str]
             argv = (entry / "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
-        if guest.encode() in argv:
+        if any(guest.encode() in one for one in argv):
             left.append(f"process {entry.name}")
     return left
 
 
 @pytest.mark.timeout(600)
 def test_a_quick_run_measures_everything(
-    settings: Settings, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    settings: Settings,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert main(quick=True, runs=1, out=tmp_path, settings=settings) == 0
+    """Asked for all peers, on a machine without libvirt."""
+    monkeypatch.setattr(virsh, "PROGRAMS", ("no-virsh-here",))
+    assert main(quick=True, runs=1, peers=["all"], out=tmp_path, settings=settings) == 0
     printed = capfd.readouterr().out
     assert "to reach" in printed
     written = json.loads((tmp_path / "bench.json").read_text())
-    assert written["missing"] == []
+    missing = {one["kind"]: one["reason"] for one in written["missing"]}
+    assert set(missing) == set(kinds.ON_REQUEST["virsh"])
+    assert missing[kinds.VIRSH_SAVE].startswith("there is no no-virsh-here (install the packages ")
+    assert f"{kinds.VIRSH_SAVE}: 1 times: there is no no-virsh-here" in printed
     assert (written["rounds"], written["ended"]) == (1, "")
     counted = {(one["load"], one["kind"]): one["n"] for one in written["series"]}
     assert set(counted.values()) == {1}
@@ -62,9 +70,9 @@ def test_a_quick_run_measures_everything(
         *(kinds.BOOT, kinds.OWN_WORKED, kinds.LAYER_IDLE, kinds.LAYER_DEEP),
         *(kind.name for kind in kinds.generations()),
     }
-    wanted = {("-", peer) for peer in kinds.PEERS}
+    wanted = {("-", peer) for peer in (*kinds.PEERS, *kinds.ON_REQUEST["loadvm-many"])}
     for kind in [*kinds.KINDS, *kinds.generations()]:
-        if kind.name not in kinds.PEERS:
+        if not kinds.is_peer(kind.name):
             wanted.add(("idle", kind.name))
             if kind.name not in not_busy:
                 wanted.add(("busy", kind.name))

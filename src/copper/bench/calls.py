@@ -24,6 +24,7 @@ from copper.model.errors import CopperError, TimedOut
 from copper.model.names import vm_name
 
 DEADLINE_S = 60.0
+IDENTITY = "/run/gridcentric/identity"  # the agent's file of who it is, in every guest
 GLANCE_S = 0.2  # so often is looked whether something is still worth waiting for
 LOOP = 'while read -r line; do eval "$line" || echo "failed: $?"; done'
 BUSY_MIB, WORK_MIB = 8, 16
@@ -168,7 +169,7 @@ def answered(place: Place, name: str) -> float:
     text = b""
     at = 0.0
     with place.client.stream(name, "pull") as stream:
-        stream.tell({"path": "/run/gridcentric/identity"})
+        stream.tell({"path": IDENTITY})
         ended = False
         while not ended:
             try:
@@ -180,13 +181,18 @@ def answered(place: Place, name: str) -> float:
                 at = time.perf_counter()
             else:
                 ended = message.get("type") == "exit"
-    try:
-        vmid = json.loads(text)["vmid"]
-    except (ValueError, KeyError, TypeError):
-        vmid = None
+    vmid = vmid_in(text)
     if name != f"{name.rpartition('-')[0]}-{vmid}":
         raise CopperError(f"{name} says that its vmid is {vmid}")
     return at
+
+
+def vmid_in(text: bytes) -> object:
+    """What a guest's IDENTITY says that it is; None when it says nothing."""
+    try:
+        return json.loads(text)["vmid"]
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 class Identities:

@@ -5,17 +5,16 @@ All kinds are measured in turn, round by round, so that whatever else the machin
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import dataclasses
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from copper.bench import kinds, machine, place
+from copper.bench.beside import Beside, versions
 from copper.bench.interrupts import ended_in_order
 from copper.bench.memory import Floor
-from copper.bench.peers import Peers
 from copper.bench.place import Place, Template
 from copper.bench.progress import Progress, clock
 from copper.bench.results import Results
@@ -23,17 +22,17 @@ from copper.bench.session import Session
 from copper.bench.stats import Guest, Load, Samples
 from copper.bench.table import report
 from copper.image.build import recipes as recipe_files
-from copper.model.errors import BadInput, CopperError
+from copper.model.errors import BadInput
 from copper.model.settings import Settings, from_environment
 from copper.vmm.capabilities import probe_qemu
 
 RUNS, QUICK_RUNS = 30, 3
 SIZES = (256, 1024, 2048)
 RECIPES = ("micro", "debian-12")
-SLOW_BOOT_MS, SLOW_BOOTS = 8_000, 10
+ALL_PEERS = "all"
 LOADS: tuple[Load, ...] = ("idle", "busy")
 # seconds of one round on 2 cores under emulation, to say beforehand how long a run takes
-MICRO_S, OTHER_S, CHAIN_S, PREPARATION_S = 12, 20, 6, 20
+MICRO_S, OTHER_S, CHAIN_S, PEER_S, PREPARATION_S = 12, 20, 6, 4, 20
 
 
 def main(
@@ -42,19 +41,26 @@ def main(
     sizes: Sequence[int] | None = None,
     out: Path | None = None,
     recipes: Sequence[str] | None = None,
+    peers: Collection[str] = (),
     quick: bool = False,
     settings: Settings | None = None,
 ) -> int:
     """Runs the bench, prints its report, and writes bench.json and bench.png into `out`.
 
-    `micro` is measured at each of `sizes` (MiB), other recipes at their own. `quick`: few rounds with
-    the smallest guest. Returns 0, or 1 when something of Copper's own could not be measured. Raises
-    BadInput and whatever keeps a run from beginning. Nothing that it started is left, however it ends.
+    `micro` is measured at each of `sizes` (MiB), other recipes at their own. `peers`: which of
+    kinds.ON_REQUEST are measured besides, or "all". `quick`: few rounds with the smallest guest. Returns 0,
+    or 1 when something of Copper's own could not be measured. Raises BadInput and whatever keeps a run
+    from beginning. Nothing that it started is left, however it ends.
     """
     settings = settings or from_environment()
     runs = runs if runs is not None else QUICK_RUNS if quick else RUNS
     if runs < 1:
         raise BadInput(f"--runs {runs}", advice="expected 1 or more")
+    for name in peers:
+        if name not in (*kinds.ON_REQUEST, ALL_PEERS):
+            expected = f"expected {', '.join(kinds.ON_REQUEST)} or {ALL_PEERS}"
+            raise BadInput(f"--peer {name}", advice=expected)
+    asked = kinds.ON_REQUEST if ALL_PEERS in peers else peers
     sizes = sorted(set(sizes or (SIZES[:1] if quick else SIZES)))
     recipes = list(recipes or (RECIPES[:1] if quick else RECIPES))
     out = out or Path("bench")
@@ -72,7 +78,7 @@ def main(
     progress = Progress(runs)
     try:
         with ended_in_order():
-            _measure(settings, guests, results, progress)
+            _measure(settings, guests, asked, results, progress)
     except KeyboardInterrupt:
         results.ended = "it was interrupted"
         raise
@@ -81,7 +87,7 @@ def main(
         results.load_after = machine.load_average()
         if results.samples.guests:
             _show(results, out, progress)
-    ours = [lack for lack in results.samples.missing if lack.kind not in kinds.PEERS]
+    ours = [lack for lack in results.samples.missing if not kinds.is_peer(lack.kind)]
     return 1 if ours or results.ended else 0
 
 
@@ -93,16 +99,23 @@ def _guests(sizes: Sequence[int], recipes: Sequence[str]) -> list[Guest]:
     return guests
 
 
-def expected_s(guests: Sequence[Guest], runs: int) -> float:
-    """A guess, made before anything was measured."""
+def expected_s(guests: Sequence[Guest], runs: int, peers: int = 0) -> float:
+    """A guess, made before anything was measured. `peers`: so many on request."""
     each = sum(MICRO_S if guest.recipe == "micro" else OTHER_S for guest in guests) + CHAIN_S
+    each += PEER_S * peers * len(guests)
     return runs * each + PREPARATION_S * len(guests)
 
 
-def _measure(settings: Settings, guests: list[Guest], results: Results, progress: Progress) -> None:
+def _measure(
+    settings: Settings,
+    guests: list[Guest],
+    asked: Collection[str],
+    results: Results,
+    progress: Progress,
+) -> None:
     progress.say(
         f"{results.runs} rounds with {', '.join(guest.label for guest in guests)}: about"
-        f" {clock(expected_s(guests, results.runs))} on 2 cores under emulation,"
+        f" {clock(expected_s(guests, results.runs, len(asked)))} on 2 cores under emulation,"
         " and longer when images have to be built first"
     )
     keep = place.keep_folder(settings)
@@ -114,9 +127,11 @@ def _measure(settings: Settings, guests: list[Guest], results: Results, progress
         results.machine = machine.facts(
             dataclasses.replace(settings, state_dir=keep), probe_qemu(settings)
         )
+        results.machine |= versions(asked)
         with progress.step("booting the peers"):
+            qemu, samples = probe_qemu(settings), results.samples
             peers = {
-                template.guest: _GuestPeers(settings, template, folder, results)
+                template.guest: Beside(qemu, template, folder, sockets, samples, asked)
                 for template in templates
             }
         floor = Floor()
@@ -138,7 +153,7 @@ def _round(
     where: Place,
     samples: Samples,
     template: Template,
-    peers: _GuestPeers,
+    peers: Beside,
     floor: Floor,
     progress: Progress,
 ) -> None:
@@ -159,51 +174,6 @@ def _round(
 
 def _by_size(guest: Guest) -> tuple[bool, int]:
     return guest.recipe != "micro", guest.memory_mib
-
-
-class _GuestPeers:
-    """One guest's peers, and why one of them is missing."""
-
-    def __init__(
-        self, settings: Settings, template: Template, folder: Path, results: Results
-    ) -> None:
-        self._peers = Peers(probe_qemu(settings), template, folder)
-        self._guest = template.guest
-        self._samples = results.samples
-        self._broken: dict[str, str] = {}
-        for kind, prepare in (
-            (kinds.COLD, self._peers.settle),
-            (kinds.LOADVM, self._peers.snapshot),
-        ):
-            try:
-                asyncio.run(prepare())
-            except CopperError as error:
-                self._broken[kind] = f"it could not be prepared: {error}"
-                if kind == kinds.COLD:  # the other one stands on the same disk
-                    self._broken[kinds.LOADVM] = self._broken[kind]
-                    break
-
-    def round(self) -> None:
-        self._measure(kinds.COLD, self._peers.cold_boot)
-        self._measure(kinds.LOADVM, self._peers.load)
-
-    def _measure(self, kind: str, measure: Callable[[], Awaitable[float]]) -> None:
-        if kind in self._broken:
-            self._samples.lacks(self._guest, "-", kind, self._broken[kind])
-            return
-        found = self._samples.get(self._guest, "-", kind)
-        if found is not None and found.n >= SLOW_BOOTS and found.p50 > SLOW_BOOT_MS:
-            reason = f"each takes {found.p50 / 1000:.0f} s"
-            self._samples.explain_fewer(self._guest, "-", kind, reason)
-            return
-        try:
-            self._samples.add(self._guest, "-", kind, asyncio.run(_awaited(measure)))
-        except CopperError as error:
-            self._samples.lacks(self._guest, "-", kind, str(error))
-
-
-async def _awaited(measure: Callable[[], Awaitable[float]]) -> float:
-    return await measure()
 
 
 def _show(results: Results, out: Path, progress: Progress) -> None:

@@ -29,8 +29,20 @@ COLD = "peer: cold boot"
 LOADVM = "peer: qemu -loadvm"
 COPY_ALL = "floor: copy all memory"
 COPY_USED = "floor: copy used memory"
+LOADVM_MANY = f"peer: {CLONES} times qemu -loadvm"
+VIRSH_SAVE = "peer: virsh save"
+VIRSH_RESTORE = "peer: virsh restore"
 DEEPEST = 8
-PEERS = (COLD, LOADVM, COPY_ALL, COPY_USED)
+PEERS = (COLD, LOADVM, COPY_ALL, COPY_USED)  # which every run has
+ON_REQUEST = {
+    "loadvm-many": (LOADVM_MANY,),
+    "virsh": (VIRSH_SAVE, VIRSH_RESTORE),
+}
+
+
+def is_peer(kind: str) -> bool:
+    """Not Copper's own: measured under no load, and missing where its programs are not there."""
+    return kind in PEERS or any(kind in those for those in ON_REQUEST.values())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,6 +152,24 @@ KINDS = [
         LOADVM,
         "ms",
         "a new QEMU with -loadvm of the booted guest, ordinary memory, up to the agent's first answer, as clone 1",
+    ),
+    Kind(
+        LOADVM_MANY,
+        "ms",
+        f"{CLONES} new QEMUs with -loadvm at once, each with a copy of the disk and its snapshot that was made before;"
+        f" from the first one's start until the last of the requests is answered, as clone {CLONES}",
+    ),
+    Kind(
+        VIRSH_SAVE,
+        "ms",
+        "from the command to a virsh that runs already, with libvirt's QEMU driver in it, until it says that the guest"
+        " is stored; the guest stands still, and there is none afterwards",
+    ),
+    Kind(
+        VIRSH_RESTORE,
+        "ms",
+        "from the command to such a virsh until the guest's agent has answered, as clone 1; of what was stored becomes"
+        " one VM, the same one, and never several",
     ),
     Kind(
         COPY_ALL,

@@ -1,6 +1,6 @@
 """The peers: the same guest without a fork, booted, or loaded from a snapshot by a new QEMU.
 
-Both get the same machine as Copper's VMs, but ordinary memory and no preloaded library.
+All get the same machine as Copper's VMs, but ordinary memory and no preloaded library.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import dataclasses
 import os
+import shutil
 import socket
 import subprocess
 import tempfile
@@ -19,10 +20,11 @@ from typing import Any
 
 from qemu.qmp import QMPClient, QMPError
 
+from copper.bench.calls import IDENTITY, vmid_in
 from copper.bench.place import Template, processor_seconds
 from copper.host.guest_port import GuestPort
 from copper.image.disks import write_overlay
-from copper.model.errors import CopperError, TimedOut
+from copper.model.errors import CopperError, NoRoom, TimedOut
 from copper.model.machine import Identity
 from copper.net.addresses import ipv4_of
 from copper.vmm.argv import MACHINE_OPTIONS, TCG_CACHE_MIB
@@ -57,21 +59,22 @@ class Peers:
         self._template = template
         self._folder = folder
         self._name = template.guest.image
-        self._settled = folder / f"{self._name}-settled.qcow2"
+        self.settled = folder / f"{self._name}-settled.qcow2"
         self._snapshot = folder / f"{self._name}-snapshot.qcow2"
+        self._copies: list[Path] = []
 
     async def settle(self) -> None:
         """The guest's first boot, which does more than later ones, and an orderly end. Raises CopperError."""
-        write_overlay(self._settled, self._template.built.disk, self._template.built.disk_bytes)
-        async with self._run(self._settled) as vm:
+        write_overlay(self.settled, self._template.built.disk, self._template.built.disk_bytes)
+        async with self._run(self.settled) as vm:
             await vm.port.wait_hello(BOOT_S)
-            await self._greet(vm)
+            await greet(vm.port)
             await vm.port.exec(["/sbin/poweroff"])
             await _ended(vm.process, OFF_S)
 
     async def cold_boot(self) -> float:
         """Milliseconds from QEMU's start to the agent's first word. Raises CopperError."""
-        with self._cold_disk(self._settled) as disk:
+        with self._cold_disk(self.settled) as disk:
             async with self._run(disk) as vm:
                 await vm.port.wait_hello(BOOT_S)
                 return (time.perf_counter() - vm.started) * 1000
@@ -82,8 +85,8 @@ class Peers:
         with self._cold_disk(self._template.built.disk) as disk:
             async with self._run(disk) as vm:
                 await vm.port.wait_hello(BOOT_S)
-                await self._greet(vm)
-                await _quiet(vm.process)
+                await greet(vm.port)
+                await quiet(vm.process)
                 yield vm
 
     @contextlib.contextmanager
@@ -99,10 +102,10 @@ class Peers:
 
     async def snapshot(self) -> None:
         """Boots the guest once, waits until it is quiet, and has QEMU store it. Raises CopperError."""
-        write_overlay(self._snapshot, self._settled, self._template.built.disk_bytes)
+        write_overlay(self._snapshot, self.settled, self._template.built.disk_bytes)
         async with self._run(self._snapshot) as vm:
             await vm.port.wait_hello(BOOT_S)
-            await _quiet(vm.process)
+            await quiet(vm.process.pid)
             said = await _monitor(vm.monitor_path, f"savevm {SNAPSHOT}")
             if said:
                 raise CopperError(f"savevm: {said}")
@@ -110,12 +113,34 @@ class Peers:
     async def load(self) -> float:
         """Milliseconds from QEMU's start to the guest's first answer, as a clone gives it. Raises CopperError."""
         async with self._run(self._snapshot, "-loadvm", SNAPSHOT) as vm:
-            await self._greet(vm)
+            await greet(vm.port)
             return (time.perf_counter() - vm.started) * 1000
 
-    async def _greet(self, vm: Running) -> None:
-        identity = Identity(cluster="peer", vmid=0, name="peer-0", ip=ipv4_of(0))
-        await vm.port.begin(identity.model_dump(), "boot", deadline=LOAD_S)
+    async def copy_snapshot(self, count: int) -> None:
+        """A disk with the snapshot for each of so many: QEMU loads none through an overlay. Raises CopperError."""
+        for number in range(count):
+            disk = self._folder / f"{self._name}-snapshot-{number}.qcow2"
+            try:
+                shutil.copyfile(self._snapshot, disk)
+            except OSError as error:
+                for copy in (disk, *self._copies):  # others need the room
+                    copy.unlink(missing_ok=True)
+                raise NoRoom(f"no copies of the snapshot: {error.strerror}") from error
+            self._copies.append(disk)
+
+    async def load_many(self) -> float:
+        """Milliseconds from the first QEMU's start until the last guest has answered a request, as clones do.
+
+        All of the copied snapshots at once. Raises CopperError.
+        """
+        async with contextlib.AsyncExitStack() as undo:
+            started = time.perf_counter()
+            running = [
+                await undo.enter_async_context(self._run(disk, "-loadvm", SNAPSHOT))
+                for disk in self._copies
+            ]
+            answers = [_answer(vm.port, number) for number, vm in enumerate(running)]
+            return (max(await asyncio.gather(*answers)) - started) * 1000
 
     @contextlib.asynccontextmanager
     async def _run(self, disk: Path, *more: str) -> AsyncIterator[Running]:
@@ -129,7 +154,7 @@ class Peers:
                 listening.bind(str(sockets / name))
                 listening.listen(2)
                 fds.append(listening.fileno())
-            said = self._folder / f"{self._name}.stderr"
+            said = disk.with_suffix(".stderr")
             argv = self._argv(disk, *fds)
             started = time.perf_counter()
             process = _spawn([*argv, *more], said, fds)
@@ -175,6 +200,25 @@ class Peers:
         ]
 
 
+async def greet(port: GuestPort, vmid: int = 0) -> None:
+    """Tells a guest who it is, up to its answer. Raises CopperError."""
+    identity = Identity(cluster="peer", vmid=vmid, name=f"peer-{vmid}", ip=ipv4_of(vmid))
+    await port.begin(identity.model_dump(), "boot", deadline=LOAD_S)
+
+
+async def _answer(port: GuestPort, vmid: int) -> float:
+    """When a guest that was told who it is has said so to a request besides: as calls.answered asks clones."""
+    await greet(port, vmid)
+    text, at = b"", 0.0
+    async with await port.pull(IDENTITY) as file:
+        async for _, piece in file:
+            text += piece
+            at = time.perf_counter()
+    if vmid_in(text) != vmid:
+        raise CopperError(f"peer-{vmid} says that it is another")
+    return at
+
+
 def _spawn(argv: list[str], said: Path, fds: list[int]) -> subprocess.Popen[bytes]:
     with said.open("wb") as stderr:
         return subprocess.Popen(
@@ -213,16 +257,16 @@ async def _ended(process: subprocess.Popen[bytes], deadline_s: float) -> None:
         os.close(pidfd)
 
 
-async def _quiet(process: subprocess.Popen[bytes]) -> None:
-    """Returns when the guest rests, as its template did. Raises TimedOut."""
+async def quiet(pid: int) -> None:
+    """Returns when this QEMU's guest rests, as its template did. Raises TimedOut."""
     deadline = time.monotonic() + QUIET_S
     in_a_row = 0
-    used, since = processor_seconds(process.pid), time.monotonic()
+    used, since = processor_seconds(pid), time.monotonic()
     while in_a_row < QUIET_WINDOWS:
         if time.monotonic() > deadline:
             raise TimedOut(f"the guest was not quiet within {QUIET_S:g} s")
         await asyncio.sleep(QUIET_WINDOW_S)
-        now_used, now = processor_seconds(process.pid), time.monotonic()
+        now_used, now = processor_seconds(pid), time.monotonic()
         in_a_row = in_a_row + 1 if (now_used - used) / (now - since) < QUIET_SHARE else 0
         used, since = now_used, now
 

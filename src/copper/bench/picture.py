@@ -85,6 +85,10 @@ def _groups(results: Results) -> list[tuple[Guest, str]]:
 
 
 def _times(axis: Any, results: Results) -> None:
+    on_request: list[tuple[str, Load, str, str]] = [
+        (f"{kinds.CLONES} times qemu -loadvm", "-", kinds.LOADVM_MANY, "#b5b5b5"),
+        ("virsh restore", "-", kinds.VIRSH_RESTORE, "#6d6875"),
+    ]
     _bars(
         axis,
         results,
@@ -96,6 +100,7 @@ def _times(axis: Any, results: Results) -> None:
             ("boot from the template", "idle", kinds.BOOT, "#52b788"),
             ("qemu -loadvm", "-", kinds.LOADVM, PEER),
             ("cold boot", "-", kinds.COLD, "#4a4a4a"),
+            *(row for row in on_request if results.was_met(row[2])),
             ("copy all memory", "-", kinds.COPY_ALL, FLOOR),
         ],
         log=True,

@@ -61,6 +61,7 @@ class Results:
         wanted: list[tuple[str, tuple[Load, str], tuple[Load, str]]] = [
             ("cold boot / first answer", ("-", kinds.COLD), answer),
             ("-loadvm / first answer", ("-", kinds.LOADVM), answer),
+            *self._ratios_on_request(),
             ("copying all memory / first answer", ("-", kinds.COPY_ALL), answer),
             ("copying used memory / first answer", ("-", kinds.COPY_USED), answer),
             ("copying used memory / pause", ("-", kinds.COPY_USED), ("idle", kinds.PAUSE)),
@@ -73,6 +74,22 @@ class Results:
             for guest in self.samples.guests
             for what, above, below in wanted
         ]
+
+    def _ratios_on_request(self) -> list[tuple[str, tuple[Load, str], tuple[Load, str]]]:
+        """Of the peers that this run was asked for."""
+        many = f"{kinds.CLONES} times -loadvm / {kinds.CLONES} clones, answers"
+        answer: tuple[Load, str] = ("idle", kinds.CLONE_ANSWER)
+        pause: tuple[Load, str] = ("idle", kinds.PAUSE)
+        wanted: list[tuple[str, tuple[Load, str], tuple[Load, str]]] = [
+            (many, ("-", kinds.LOADVM_MANY), ("idle", kinds.CLONES_ANSWER)),
+            ("virsh restore / first answer", ("-", kinds.VIRSH_RESTORE), answer),
+            ("virsh save / pause", ("-", kinds.VIRSH_SAVE), pause),
+        ]
+        return [(what, above, below) for what, above, below in wanted if self.was_met(above[1])]
+
+    def was_met(self, kind: str) -> bool:
+        """It was measured, or was to be."""
+        return any(one.kind == kind for one in [*self.samples, *self.samples.missing])
 
     def as_json(self) -> dict[str, Any]:
         """The members are listed above; what is written here is not changed without a new format."""

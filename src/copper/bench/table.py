@@ -44,9 +44,10 @@ def _head(results: Results) -> str:
     processor = f"{machine['processors']} processors ({machine['processor']})"
     memory = f"{machine['memory_mib']} MiB, Linux {machine['kernel']}"
     before, after = _averages(results.load_before), _averages(results.load_after)
+    others = "".join(f", {name} {machine[name]}" for name in ("virsh",) if name in machine)
     lines = [
         f"{title}, all kinds interleaved; p50, p95 and worst of n",
-        f"  QEMU {machine['qemu']} ({machine['accelerator']}), {processor}, {memory}",
+        f"  QEMU {machine['qemu']} ({machine['accelerator']}){others}, {processor}, {memory}",
         f"  load average before {before}, after {after}",
         f"  {kinds.BUSY}",
     ]
@@ -68,10 +69,11 @@ def _guest_table(results: Results, guest: Guest) -> str:
     rows.append(["", "", *("n", "p50", "p95", "worst") * 2])
     notes = []
     for kind in kinds.KINDS:
-        idle = results.samples.get(guest, "-" if kind.name in kinds.PEERS else "idle", kind.name)
+        peer = kinds.is_peer(kind.name)
+        idle = results.samples.get(guest, "-" if peer else "idle", kind.name)
         busy = results.samples.get(guest, "busy", kind.name)
         if idle is None and busy is None:
-            if kind.name in kinds.PEERS:
+            if kind.name in kinds.PEERS or (peer and results.was_met(kind.name)):
                 rows.append([kind.name, kind.unit, *_cells(None)])
             continue
         rows.append([kind.name, kind.unit, *_cells(idle), *_cells(busy)])

@@ -32,12 +32,19 @@ def bench() -> None:
 @click.option("--runs", type=Number("n", 1, 10_000), help="Rounds; 30 when not given.")
 @click.option("--size", "sizes", type=MEMORY, multiple=True, help="MiB of a guest; repeatable.")
 @click.option("--recipe", "recipes", multiple=True, help="A guest's recipe; repeatable.")
+@click.option(
+    "--peer",
+    "peers",
+    multiple=True,
+    help="What else is measured beside them: loadvm-many, virsh or all; repeatable.",
+)
 @click.option("--quick", is_flag=True, help="A few rounds with the smallest guest.")
 @_into("bench.json and bench.png")
 def fork(
     runs: int | None,
     sizes: tuple[int, ...],
     recipes: tuple[str, ...],
+    peers: tuple[str, ...],
     quick: bool,
     out: Path | None,
 ) -> int:
@@ -51,6 +58,7 @@ def fork(
         runs=runs,
         sizes=list(sizes) or None,
         recipes=list(recipes) or None,
+        peers=peers,
         quick=quick,
         out=out,
         settings=here.settings(),
