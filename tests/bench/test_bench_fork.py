@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from copper.bench import kinds, virsh
+from copper.bench import criu, kinds, virsh
 from copper.bench.fork import main
 from copper.model.settings import Settings, from_environment
 from tests.vm.machinery import images_folder
@@ -53,16 +53,18 @@ def test_a_quick_run_measures_everything(
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Asked for all peers, on a machine without libvirt."""
+    """Asked for all peers, on a machine without libvirt and CRIU."""
     monkeypatch.setattr(virsh, "PROGRAMS", ("no-virsh-here",))
+    monkeypatch.setattr(criu, "PROGRAM", "no-criu-here")
     assert main(quick=True, runs=1, peers=["all"], out=tmp_path, settings=settings) == 0
     printed = capfd.readouterr().out
     assert "to reach" in printed
     written = json.loads((tmp_path / "bench.json").read_text())
     missing = {one["kind"]: one["reason"] for one in written["missing"]}
-    assert set(missing) == set(kinds.ON_REQUEST["virsh"])
+    assert set(missing) == {*kinds.ON_REQUEST["virsh"], *kinds.ON_REQUEST["criu"]}
     assert missing[kinds.VIRSH_SAVE].startswith("there is no no-virsh-here (install the packages ")
-    assert f"{kinds.VIRSH_SAVE}: 1 times: there is no no-virsh-here" in printed
+    assert missing[kinds.CRIU_DUMP] == "there is no criu (install the package criu)"
+    assert f"{kinds.CRIU_RESTORE}: 1 times: there is no criu" in printed
     assert (written["rounds"], written["ended"]) == (1, "")
     counted = {(one["load"], one["kind"]): one["n"] for one in written["series"]}
     assert set(counted.values()) == {1}

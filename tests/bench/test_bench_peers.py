@@ -1,4 +1,4 @@
-"""The peers that need programs of others, where these are installed: a guest goes and comes back."""
+"""The peers that need programs of others, where these are installed: a guest, or a process, goes and comes back."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from copper.bench import place
+from copper.bench.criu import Criu, kept_as_found
 from copper.bench.peers import Peers
 from copper.bench.progress import Progress
 from copper.bench.stats import Guest
 from copper.bench.virsh import Virsh
-from copper.model.errors import CopperError
+from copper.model.errors import CopperError, NotFound
 from copper.model.settings import from_environment
 from copper.vmm.capabilities import probe_qemu
 from tests.vm.machinery import images_folder
@@ -46,3 +47,15 @@ def test_virsh_stores_a_guest_and_brings_it_back_again_and_again(accel: str) -> 
         with pytest.raises(CopperError, match="lost in an earlier round"):
             asyncio.run(virsh.round())
     assert [sorted(path.rglob("*")) for path in OUTSIDE] == before
+
+
+def test_criu_stores_a_process_and_brings_it_back(tmp_path: Path) -> None:
+    criu = Criu(1 << 20, tmp_path, tmp_path)
+    with kept_as_found():
+        try:
+            asyncio.run(criu.prepare())
+        except NotFound as error:
+            pytest.skip(str(error))
+        for _ in range(2):
+            assert min(asyncio.run(criu.round())) > 0
+    assert not (tmp_path / "criu").exists()

@@ -6,6 +6,8 @@ import asyncio
 import json
 import os
 import signal
+import socket
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +15,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from copper.bench import kinds, virsh
+from copper.bench import criu, kinds, virsh
 from copper.bench.beside import versions
 from copper.bench.fork import expected_s, main
 from copper.bench.results import Results
@@ -111,13 +113,67 @@ def test_what_virsh_complains_of_is_one_line() -> None:
     assert virsh.complaint("Domain restored from /x\n") == ""
 
 
+def test_what_criu_complains_of_is_one_line_without_where_in_its_source() -> None:
+    said = (
+        "Error (criu/util.c:642): exited, status=1\n"
+        "(00.1) Error (criu/vdso.c:381): vdso: Unexpected rt vDSO area bounds\n"
+        "Warn  (criu/net.c:1): something else\n"
+        "Error (criu/crtools.c:260): Could not initialize kernel features detection.\n"
+    )
+    assert criu.complaint(said) == (
+        "vdso: Unexpected rt vDSO area bounds; Could not initialize kernel features detection."
+    )
+    assert criu.complaint("Looks good.\n") == ""
+
+
 def test_programs_that_are_not_installed_are_named_with_their_packages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(NotFound, match=r"no virsh \(install .* libvirt-clients and libvirt-daemon"):
         virsh.check_programs()
+    with pytest.raises(NotFound, match=r"no criu \(install the package criu"):
+        asyncio.run(criu.Criu(1, tmp_path, tmp_path).prepare())
     assert versions(kinds.ON_REQUEST) == {}
+
+
+def test_a_criu_that_does_not_know_this_kernel_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "criu"
+    program.write_text("#!/bin/sh\necho 'Error (criu/vdso.c:1): unexpected vDSO' >&2\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(criu, "PROGRAM", str(program))
+    with pytest.raises(NotFound, match=r"^there is no criu .* this kernel: unexpected vDSO$"):
+        asyncio.run(criu.Criu(1, tmp_path, tmp_path).prepare())
+
+
+def test_what_criu_keeps_outside_goes_unless_it_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(criu, "KEPT", tmp_path / "kdat")
+    with criu.kept_as_found():
+        criu.KEPT.touch()
+    assert not criu.KEPT.exists()
+    criu.KEPT.touch()
+    with criu.kept_as_found():
+        pass
+    assert criu.KEPT.exists()
+
+
+def test_the_process_that_criu_stores_answers_whenever_it_is_asked(tmp_path: Path) -> None:
+    path = tmp_path / "answers"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as answers:
+        answers.bind(str(path))
+        answers.settimeout(30)
+        process = subprocess.Popen([sys.executable, "-I", "-c", criu.HOLDS, str(path), "1000"])
+        try:
+            for _ in range(3):
+                assert answers.recv(64) == str(process.pid).encode()
+                process.send_signal(signal.SIGUSR1)
+        finally:
+            process.kill()
+            process.wait()
 
 
 async def test_what_virsh_leaves_behind_is_reaped_at_once() -> None:
@@ -140,7 +196,7 @@ async def test_what_virsh_leaves_behind_is_reaped_at_once() -> None:
 
 
 def test_a_peer_that_there_is_not_is_refused() -> None:
-    with pytest.raises(BadInput, match=r"--peer xen \(expected loadvm-many, virsh or all\)"):
+    with pytest.raises(BadInput, match=r"--peer xen \(expected loadvm-many, virsh, criu or all\)"):
         main(peers=["virsh", "xen"])
 
 
@@ -177,7 +233,8 @@ def test_peers_that_were_asked_for_are_measured_or_missing() -> None:
     samples.add(GUEST, "idle", kinds.CLONE_ANSWER, 100)
     samples.add(GUEST, "idle", kinds.CLONES_ANSWER, 1000)
     samples.add(GUEST, "-", kinds.LOADVM_MANY, 2500)
-    samples.lacks(GUEST, "-", kinds.VIRSH_RESTORE, "there is no virsh")
+    samples.add(GUEST, "-", kinds.VIRSH_RESTORE, 450)
+    samples.lacks(GUEST, "-", kinds.CRIU_RESTORE, "there is no criu")
     results = results_of(samples)
     lines = report(results).splitlines()
 
@@ -186,10 +243,12 @@ def test_peers_that_were_asked_for_are_measured_or_missing() -> None:
         return line.removeprefix(begin).split()
 
     assert cells(kinds.LOADVM_MANY)[:3] == ["ms", "1", "2500"]
-    assert cells(kinds.VIRSH_RESTORE)[:3] == ["ms", "-", "-"]
+    assert cells(kinds.VIRSH_RESTORE)[:3] == ["ms", "1", "450"]
+    assert cells(kinds.CRIU_RESTORE)[:3] == ["ms", "-", "-"]
     assert cells("8 times -loadvm / 8 clones, answers") == ["2.50"]
-    assert cells("virsh restore / first answer") == ["-"]
-    assert "  micro 256 MiB, peer: virsh restore: 1 times: there is no virsh" in lines
+    assert cells("virsh restore / first answer") == ["4.50"]
+    assert cells("criu restore / first answer") == ["-"]
+    assert "  micro 256 MiB, peer: criu restore: 1 times: there is no criu" in lines
     assert any("QEMU 7.2.22 (tcg), virsh 9.0.0, " in line for line in lines)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from copper.bench import kinds
+from copper.bench.criu import Criu
 from copper.bench.peers import Peers
 from copper.bench.place import Template
 from copper.bench.stats import Samples
@@ -48,11 +49,14 @@ class Beside:
         """Boots and stores what they start from. What cannot be is missing in every round."""
         peers = Peers(qemu, template, folder)
         virsh = Virsh(qemu, template, peers.settled, folder, sockets / "libvirt")
+        criu = Criu(template.manifest.memory_bytes, folder, sockets)
         copies = functools.partial(peers.copy_snapshot, kinds.CLONES)
         of_virsh = (kinds.VIRSH_RESTORE, kinds.VIRSH_SAVE)
+        of_criu = (kinds.CRIU_DUMP, kinds.CRIU_RESTORE)
         on_request = {
             "loadvm-many": _Peer((kinds.LOADVM_MANY,), copies, peers.load_many, kinds.LOADVM),
             "virsh": _Peer(of_virsh, virsh.prepare, virsh.round, kinds.COLD),
+            "criu": _Peer(of_criu, criu.prepare, criu.round),
         }
         self._guest = template.guest
         self._samples = samples
@@ -115,7 +119,7 @@ class Beside:
 def versions(asked: Collection[str]) -> dict[str, object]:
     """Of the programs that these peers are, those that are installed."""
     found: dict[str, object] = {}
-    for name in ("virsh",):
+    for name in ("virsh", "criu"):
         if name not in asked:
             continue
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):

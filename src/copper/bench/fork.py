@@ -13,6 +13,7 @@ from pathlib import Path
 
 from copper.bench import kinds, machine, place
 from copper.bench.beside import Beside, versions
+from copper.bench.criu import kept_as_found
 from copper.bench.interrupts import ended_in_order
 from copper.bench.memory import Floor
 from copper.bench.place import Place, Template
@@ -130,6 +131,7 @@ def _measure(
         results.machine |= versions(asked)
         with progress.step("booting the peers"):
             qemu, samples = probe_qemu(settings), results.samples
+            undo.enter_context(kept_as_found())
             peers = {
                 template.guest: Beside(qemu, template, folder, sockets, samples, asked)
                 for template in templates

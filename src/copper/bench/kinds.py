@@ -32,11 +32,14 @@ COPY_USED = "floor: copy used memory"
 LOADVM_MANY = f"peer: {CLONES} times qemu -loadvm"
 VIRSH_SAVE = "peer: virsh save"
 VIRSH_RESTORE = "peer: virsh restore"
+CRIU_DUMP = "peer: criu dump"
+CRIU_RESTORE = "peer: criu restore"
 DEEPEST = 8
 PEERS = (COLD, LOADVM, COPY_ALL, COPY_USED)  # which every run has
 ON_REQUEST = {
     "loadvm-many": (LOADVM_MANY,),
     "virsh": (VIRSH_SAVE, VIRSH_RESTORE),
+    "criu": (CRIU_DUMP, CRIU_RESTORE),
 }
 
 
@@ -170,6 +173,17 @@ KINDS = [
         "ms",
         "from the command to such a virsh until the guest's agent has answered, as clone 1; of what was stored becomes"
         " one VM, the same one, and never several",
+    ),
+    Kind(
+        CRIU_DUMP,
+        "ms",
+        "from criu's start until it has stored and ended a process that has as many random bytes as the guest's image",
+    ),
+    Kind(
+        CRIU_RESTORE,
+        "ms",
+        "from criu's start until that process, brought back, has answered a signal; one process, the same one, and no"
+        " machine",
     ),
     Kind(
         COPY_ALL,

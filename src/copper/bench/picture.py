@@ -88,6 +88,7 @@ def _times(axis: Any, results: Results) -> None:
     on_request: list[tuple[str, Load, str, str]] = [
         (f"{kinds.CLONES} times qemu -loadvm", "-", kinds.LOADVM_MANY, "#b5b5b5"),
         ("virsh restore", "-", kinds.VIRSH_RESTORE, "#6d6875"),
+        ("criu restore, a process", "-", kinds.CRIU_RESTORE, "#b5838d"),
     ]
     _bars(
         axis,

@@ -84,6 +84,8 @@ class Results:
             (many, ("-", kinds.LOADVM_MANY), ("idle", kinds.CLONES_ANSWER)),
             ("virsh restore / first answer", ("-", kinds.VIRSH_RESTORE), answer),
             ("virsh save / pause", ("-", kinds.VIRSH_SAVE), pause),
+            ("criu restore / first answer", ("-", kinds.CRIU_RESTORE), answer),
+            ("criu dump / pause", ("-", kinds.CRIU_DUMP), pause),
         ]
         return [(what, above, below) for what, above, below in wanted if self.was_met(above[1])]
 

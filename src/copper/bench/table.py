@@ -44,7 +44,7 @@ def _head(results: Results) -> str:
     processor = f"{machine['processors']} processors ({machine['processor']})"
     memory = f"{machine['memory_mib']} MiB, Linux {machine['kernel']}"
     before, after = _averages(results.load_before), _averages(results.load_after)
-    others = "".join(f", {name} {machine[name]}" for name in ("virsh",) if name in machine)
+    others = "".join(f", {name} {machine[name]}" for name in ("virsh", "criu") if name in machine)
     lines = [
         f"{title}, all kinds interleaved; p50, p95 and worst of n",
         f"  QEMU {machine['qemu']} ({machine['accelerator']}){others}, {processor}, {memory}",

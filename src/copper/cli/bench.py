@@ -36,7 +36,7 @@ def bench() -> None:
     "--peer",
     "peers",
     multiple=True,
-    help="What else is measured beside them: loadvm-many, virsh or all; repeatable.",
+    help="What else is measured beside them: loadvm-many, virsh, criu or all; repeatable.",
 )
 @click.option("--quick", is_flag=True, help="A few rounds with the smallest guest.")
 @_into("bench.json and bench.png")
