@@ -86,7 +86,7 @@ class Peers:
             async with self._run(disk) as vm:
                 await vm.port.wait_hello(BOOT_S)
                 await greet(vm.port)
-                await quiet(vm.process)
+                await quiet(vm.process.pid)
                 yield vm
 
     @contextlib.contextmanager
