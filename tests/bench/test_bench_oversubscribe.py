@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from copper.model.settings import Settings, from_environment
 from tests.bench.test_bench_fork import left_behind
 from tests.vm.machinery import images_folder
 
+SOAK = bool(os.environ.get("COPPER_SOAK"))
+
 
 @pytest.fixture
 def settings(accel: str) -> Settings:
@@ -20,6 +23,9 @@ def settings(accel: str) -> Settings:
     return from_environment({"COPPER_STATE_DIR": str(images_folder()), "COPPER_ACCEL": accel})
 
 
+@pytest.mark.skipif(
+    not SOAK, reason="more than a minute of one guest's writing: scripts/soak has it"
+)
 @pytest.mark.timeout(400)  # the first one builds the image
 def test_guests_that_come_to_use_more_than_there_is_are_paused(
     settings: Settings, tmp_path: Path

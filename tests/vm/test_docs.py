@@ -58,6 +58,7 @@ NOT_RUN = {
     ],
     "docs/performance.md": [
         "it takes half an hour; tests/bench has a quick one",
+        "it takes half an hour; tests/bench has a quick one",
         "it takes minutes; tests/bench has a tiny one",
         "it takes minutes; tests/bench has a tiny one",
         "it takes minutes; tests/bench has a tiny one",

@@ -122,7 +122,7 @@ echo $bad; dmesg | grep -ciE 'ext4.*error|i/o error|corrupt' || true
 def test_memory_and_disk_are_of_one_instant(copper: Copper, micro: str) -> None:
     master = copper.boot("a", micro)
     copper.sh(master, WRITER)
-    for _ in range(100 if SOAK else 30):
+    for _ in range(100 if SOAK else 15):
         (clone,) = copper.clone(master, 1)
         bad, errors = copper.sh(clone, CHECK).split()
         assert int(bad) <= 1, clone

@@ -19,7 +19,7 @@ from tests.vm.reader import Reader
 FOLDER = ROOT / "docs/how-to/recipes"
 BEFORE = "README"  # what every page takes for granted
 SOAK = bool(os.environ.get("COPPER_SOAK"))  # scripts/soak: pages that take long as well
-LONG = ["rabbitmq"]  # its image and its start take minutes where processors are emulated
+LONG = ["rabbitmq", "redis"]  # their images take minutes where processors are emulated
 DEADLINE_S = 3600 if SOAK else 600  # for a block of a page
 pytestmark = pytest.mark.timeout(7200 if SOAK else 900)  # the first one builds the image
 PAGES = sorted(path.stem for path in FOLDER.glob("*.md") if path.stem != BEFORE)
