@@ -297,10 +297,15 @@ class _Soak:
         await_standbys(self._place)
         for vm in client.vms(state="running"):
             self._ask(vm.name)
-        self._counts[AMISS] += len(client.audit())
+        self._audit()
+
+    def _audit(self) -> None:
+        for one in self._place.client.audit():
+            self._counts[AMISS] += 1
+            self._progress.say(f"amiss: {one.thing} {one.name}: {one.says}")
 
     def _write_down(self, before: _Process, middle: _Process, after: _Process) -> None:
-        self._counts[AMISS] += len(self._place.client.audit())
+        self._audit()
         for kind in KINDS:
             if not kind.unit and kind.name != FILES:
                 self._results.add(kind.name, self._counts[kind.name])

@@ -167,10 +167,10 @@ class FakeHost:
         )
 
     async def release(self, image: str) -> None:
-        await self._ask("release", lambda agent: agent.vms.release(image))
+        await self._ask("release", lambda agent: agent.vms.frozen.release(image))
 
     async def release_all(self) -> None:
-        await self._ask("release", lambda agent: agent.vms.release_all())
+        await self._ask("release", lambda agent: agent.vms.frozen.release_all())
 
     async def prepare(self, vm: str, count: int) -> None:
         async def work(agent: HostAgent) -> None:

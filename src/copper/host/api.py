@@ -98,12 +98,12 @@ def routes(agent: HostAgent, others: Sequence[HostAgent] = ()) -> APIRouter:
 
     @router.delete("/frozen/{image}", status_code=204)
     async def release(image: str) -> Response:
-        await vms.release(image)
+        await vms.frozen.release(image)
         return Response(status_code=204)
 
     @router.delete("/frozen", status_code=204)
     async def release_all() -> Response:
-        await vms.release_all()
+        await vms.frozen.release_all()
         return Response(status_code=204)
 
     @router.post("/standbys", status_code=202)

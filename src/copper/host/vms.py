@@ -10,6 +10,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from copper.host.controller_link import ControllerLink
+from copper.host.frozen import FrozenImages
 from copper.host.hypervisor import Hypervisor, Image, Machine
 from copper.host.names import Names
 from copper.host.records import Records, VmRecord
@@ -48,7 +49,7 @@ class Vms:
         self._vms: dict[str, Vm] = {}
         self._starting: dict[str, asyncio.Task[Vm]] = {}
         self._ending: dict[str, asyncio.Task[None]] = {}
-        self._frozen: dict[str, tuple[Image, str]] = {}
+        self.frozen = FrozenImages(hypervisor)
         self.lately_ended = LatelyEnded()
         self._refill = Refill(hypervisor, settings.standbys, self._starting, self.all)
         self._names = Names(self.all, settings)
@@ -102,9 +103,7 @@ class Vms:
 
     async def _image(self, order: ThawOrder) -> Source:
         if order.frozen is not None:
-            if order.frozen not in self._frozen:
-                raise NotFound(f"there is no image {order.frozen!r} in this host's memory")
-            return (*self._frozen[order.frozen], "")
+            return (*self.frozen.get(order.frozen), "")
         if order.template is None:
             raise BadInput("an order to thaw names a template or a frozen image")
         return await self.hypervisor.template(order.template), order.template, ""
@@ -250,34 +249,25 @@ class Vms:
         await asyncio.shield(self._end(vm))
 
     def write_down(self, vm: Vm) -> None:
-        """Its record, as it is now. Raises NoRoom."""
-        self._records.write(vm.record())
+        """Its record, as it is now; one that ends has none. Raises NoRoom."""
+        if self._vms.get(vm.name) is vm:
+            self._records.write(vm.record())
 
     async def freeze(self, name: str) -> tuple[str, Pause, float]:
-        """Freezes a VM into an image that this host holds until `release`: its id, the pause, ms in all."""
+        """Freezes a VM into an image that `frozen` holds: its id, the pause, ms in all.
+
+        Raises NotFound, Conflict when it ended meanwhile, NoRoom, CopperError.
+        """
         vm = self.awake(name)
         await vm.guest()
         started = time.perf_counter()
         async with vm.turn:
             self.awake(name)
-            image, pause = await vm.freeze()
-        self._frozen[image.id] = (image, vm.template)
+            image, pause = await self.frozen.freeze(vm)
         await step("host.frozen")
-        self._records.write(vm.record())
+        self.write_down(vm)
         await step("host.freeze-recorded")
         return image.id, pause, (time.perf_counter() - started) * 1000
-
-    async def release(self, image_id: str) -> None:
-        """Lets go of a frozen image: it goes with the last VM that stands on it."""
-        held = self._frozen.pop(image_id, None)
-        if held is not None:
-            self.hypervisor.discard(held[0])
-            await step("host.released")
-
-    async def release_all(self) -> None:
-        """Lets go of all frozen images: nobody goes on with what they were made for."""
-        for image_id in list(self._frozen):
-            await self.release(image_id)
 
     async def pause(self, name: str, why: str = "") -> Vm:
         """Stops a VM's processors until `unpause`, also over an agent's end; again: nothing to do.
@@ -293,12 +283,13 @@ class Vms:
             was = vm.state, vm.paused_for
             vm.state, vm.paused_for = "paused", why
             try:
-                self._records.write(vm.record())
+                self.write_down(vm)
                 await vm.machine.pause()
             except BaseException:
-                vm.state, vm.paused_for = was
-                with contextlib.suppress(NoRoom):
-                    self._records.write(vm.record())
+                if self._vms.get(name) is vm:  # it may have ended meanwhile
+                    vm.state, vm.paused_for = was
+                    with contextlib.suppress(NoRoom):
+                        self.write_down(vm)
                 raise
             if was[0] == "running":
                 vm.paused_at = time.monotonic()
@@ -322,11 +313,12 @@ class Vms:
         """Holds a VM to these limits from now on. Raises Refused, NoRoom: nothing changed."""
         vm = self.get(name)
         async with vm.turn:
+            self.get(name)
             before = vm.limits
             vm.machine.limit(limits)
             vm.limits = limits
             try:
-                self._records.write(vm.record())
+                self.write_down(vm)
             except BaseException:
                 vm.limits = before
                 vm.machine.limit(before)

@@ -254,9 +254,22 @@ async def _paused(
             with contextlib.suppress(CopperError):  # the first error says what happened
                 await control.abort()
         if order.run_on:
-            await monitor.cont()
+            await _go_on(machine, seed)
         mark()
+    if machine.process.ended.is_set():  # its layers are given back: nothing can stand on them
+        if seed is not None:
+            seed.close()
+        raise CopperError("QEMU ended while it was frozen")
     return saved, marks, frozen, seed
+
+
+async def _go_on(machine: Machine, seed: Seed | None) -> None:
+    try:
+        await machine.process.monitor.cont()
+    except BaseException:
+        if seed is not None:  # nobody hears of it
+            seed.close()
+        raise
 
 
 async def _seed(machine: Machine, settings: Settings) -> Seed | None:
