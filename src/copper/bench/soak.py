@@ -31,18 +31,19 @@ CLUSTERS = ("soak-a", "soak-b", "soak-c", "soak-d")
 AT_ONCE = 3  # that act, each on its own
 MOST_CLONES = 12  # of one fork
 LOOK_S = 60.0
+SHARE_S = 0.2  # so long after one VM the next writes: all together leave the processors time for what is done
 # a file in memory and one on the disk are replaced all the time, each by lines that are all the same; two others never
 WRITES = (
     "head -c 262144 /dev/urandom >/dev/shm/kept; head -c 262144 /dev/urandom >/root/kept; cd /;"
     " md5sum dev/shm/kept root/kept >/root/sums; cp /root/sums /dev/shm/sums;"
     " setsid sh -c 'i=0; while :; do i=$((i+1)); for f in /dev/shm/lines /root/lines; do n=0;"
-    " while [ $n -lt 200 ]; do echo $i of this; n=$((n+1)); done >$f.new; mv $f.new $f; done; sleep 2; done'"
+    " while [ $n -lt 50 ]; do echo $i of this; n=$((n+1)); done >$f.new; mv $f.new $f; done; sleep {rest_s}; done'"
     " >/dev/null 2>&1 </dev/null & until [ -e /root/lines ]; do sleep 0.1; done"
 )
 ASKS = (
     "cd /; md5sum -c root/sums >/dev/null 2>&1 && md5sum -c dev/shm/sums >/dev/null 2>&1 || { echo sums; exit; };"
     " for f in /dev/shm/lines /root/lines; do cp $f /tmp/seen.$$;"
-    " [ $(sort -u /tmp/seen.$$ | wc -l) = 1 ] && [ $(wc -l </tmp/seen.$$) = 200 ] || { echo $f; exit; };"
+    " [ $(sort -u /tmp/seen.$$ | wc -l) = 1 ] && [ $(wc -l </tmp/seen.$$) = 50 ] || { echo $f; exit; };"
     " rm /tmp/seen.$$; done; echo right"
 )
 ACTIONS = ("fork", "kill", "ticket", "pause", "suspend")
@@ -177,7 +178,8 @@ class _Soak:
     def _begin(self, cluster: str) -> None:
         self._place.client.create(cluster, self._guest.image)
         master = self._place.client.boot(cluster).name
-        done = self._place.client.run(master, ["sh", "-c", WRITES])
+        writes = WRITES.format(rest_s=round(self._most * SHARE_S, 2))
+        done = self._place.client.run(master, ["sh", "-c", writes])
         if done.status:
             raise CopperError(f"{master} does not write: {done.stderr.decode()[-200:]}")
 
