@@ -15,6 +15,7 @@ import threading
 import time
 from functools import cache
 from pathlib import Path
+from signal import Signals
 
 from copper.model.errors import CopperError
 from tests.vm.machinery import ROOT, Copper
@@ -33,7 +34,10 @@ COMMANDS = {
     "node": f"node {THERE}/driver.js",
     "node-callbacks": f"node {THERE}/driver.js callbacks",
 }
-COMPILE = f"cd {THERE} && cc driver.c -o driver $(pkg-config --cflags --libs gridcentric) -pthread"
+COMPILE = (
+    f"cd {THERE} && cc driver.c -o driver $(pkg-config --cflags --libs gridcentric) -pthread"
+    " && cc -std=c11 -Wall -Wextra -Werror -O1 -static say.c -o say"
+)
 
 
 @dataclasses.dataclass
@@ -68,7 +72,8 @@ class Seat:
 
     def _say(self, *line: str, signal: str = "") -> Answer:
         self.heard += 1
-        say = ["env", f"SIGNAL={signal}", f"{THERE}/say.bash", self.folder, str(self.heard), *line]
+        number = int(Signals[f"SIG{signal}"]) if signal else 0
+        say = [f"{THERE}/say", self.folder, str(self.heard), str(number), *line]
         answer: Answer = json.loads(self.copper.exec(self.vm, *say))
         return answer
 
@@ -93,13 +98,13 @@ def _compiled() -> bytes:
         subprocess.run([guest / "java/build", folder / "jar"], check=True)
         jar = folder / "jar/gridcentric.jar"
         out = folder / "out"
-        driver = guest / "java/test/Driver.java"
-        javac: list[str | Path] = ["javac", "--release", "17", "-cp", jar, "-d", out, driver]
+        java = guest / "java/test/Driver.java"
+        javac: list[str | Path] = ["javac", "--release", "17", "-cp", jar, "-d", out, java]
         subprocess.run(javac, check=True)
-        for source in ("lib/test/driver.c", "python/test/driver.py", "node/test/driver.js"):
-            shutil.copy(guest / source, out)
-        for script in HERE.glob("*.bash"):
-            shutil.copy(script, out)
+        for driver in ("lib/test/driver.c", "python/test/driver.py", "node/test/driver.js"):
+            shutil.copy(guest / driver, out)
+        for source in (*HERE.glob("*.bash"), HERE / "say.c"):
+            shutil.copy(source, out)
         tar: list[str | Path] = ["tar", "--owner=0", "--group=0", "-cC", out, "."]
         return subprocess.run(tar, check=True, capture_output=True).stdout
 

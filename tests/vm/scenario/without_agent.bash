@@ -9,7 +9,7 @@ systemctl stop gridcentric-agent
 while [ $# -gt 0 ]; do
     number=$2
     for line in "${lines[@]}"; do
-        "$here/say.bash" "$1" "$number" "$line"
+        "$here/say" "$1" "$number" 0 "$line"
         number=$((number + 1))
     done
     shift 2
