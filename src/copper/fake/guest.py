@@ -11,6 +11,7 @@ from collections.abc import AsyncIterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from copper.fake.faults import DURING
+from copper.fake.process import refused
 from copper.host.guest_calls import GuestCalls
 from copper.host.streams import PulledFile, Stream
 from copper.model.errors import Conflict, CopperError, TimedOut
@@ -161,11 +162,11 @@ class FakeGuest:
         mtime_ns: int | None = None,
     ) -> str:
         """A fake machine has no files. Raises Refused."""
-        raise _refused("files")
+        raise refused("files")
 
     async def pull(self, path: str) -> PulledFile:
         """Raises Refused."""
-        raise _refused("files")
+        raise refused("files")
 
     def connect(self, port: int) -> socket.socket:
         """It echoes what comes to one port, and listens on no other."""
@@ -227,12 +228,6 @@ class FakeGuest:
 
 async def _at_once() -> None:
     return None
-
-
-def _refused(what: str) -> CopperError:
-    from copper.fake.room import refused
-
-    return refused(what)
 
 
 def message_of(error: OSError) -> str:

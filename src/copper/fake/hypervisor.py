@@ -9,8 +9,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from copper.fake.guest import FakeGuest
-from copper.fake.process import NEEDS, FakeImage, FakeProcess
-from copper.fake.room import SHAPES, WITH_SSH, Room, refused
+from copper.fake.process import NEEDS, FakeImage, FakeProcess, refused
+from copper.fake.room import SHAPES, WITH_SSH, Room
 from copper.host import hypervisor as seam
 from copper.host.records import VmRecord
 from copper.image.freeze import Pause
@@ -67,6 +67,7 @@ class FakeHypervisor:
             memory_bytes=place.memory_bytes,
             free_bytes=free,
             available_bytes=free if place.runs_out else None,
+            swap_free_bytes=place.swap_free_bytes,
             disk_bytes=place.disk_bytes,
             disk_free_bytes=place.disk_bytes,
         )
@@ -301,6 +302,9 @@ class FakeMachine:
         own = self.own_bytes()
         cpu_s = self._process.ran_s * self._hypervisor.seen.cpu_share * self.shape.cpus
         return seam.Used(own, cpu_s, 0, 0)
+
+    def page_out(self) -> None:
+        self.place.page_out(self.process)
 
     async def run(self) -> None:
         if self.place.faults:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from copper.model.errors import CopperError
+from copper.model.errors import CopperError, Refused
 from copper.model.machine import Needs, Shape
 from copper.model.networks import Exposure
 
@@ -83,3 +83,8 @@ class FakeProcess:
         """Raises CopperError when it has ended."""
         if self.reason is not None:
             raise CopperError(f"fake machine {self.unit} ended: {self.reason}")
+
+
+def refused(what: str) -> CopperError:
+    """A fake machine has none of this."""
+    return Refused(f"a fake machine has no {what}", advice="copper up without --fake has real ones")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from copper.fake.faults import DURING, Faults, Verb
 from copper.fake.process import FIRST_PID, LONGEST_STACK, FakeImage, FakeProcess, Layer
 from copper.model.audit import Found
-from copper.model.errors import BadInput, CopperError, NoRoom, NotFound, Refused
+from copper.model.errors import BadInput, NoRoom, NotFound, Refused
 from copper.model.machine import Shape
 from copper.model.networks import Exposure
 
@@ -77,6 +77,7 @@ class Room:
         self.growth = 0.0
         self.cpu_share = 0.05
         self.runs_out = False  # whether the host agent guards its memory
+        self.swap_bytes = 0
         self.delays = Delays()
         self.faults = Faults()
         self.images = {
@@ -92,6 +93,7 @@ class Room:
         self._layer_bytes = 0
         self._still_bytes = 0.0  # own memory of those that do not grow
         self._growing: set[FakeProcess] = set()
+        self._swapped: dict[str, float] = {}  # by unit
         self._serving: FakeHypervisor | None = None
         self._keep = keep
         if keep is not None:
@@ -125,10 +127,10 @@ class Room:
 
     def find(self, vm: str) -> FakeProcess:
         """The machine that is this VM. Raises NotFound."""
-        for process in self.processes.values():
-            if process.name == vm:
-                return process
-        raise NotFound(f"no fake machine is {vm!r}")
+        found = [process for process in self.processes.values() if process.name == vm]
+        if not found:
+            raise NotFound(f"no fake machine is {vm!r}")
+        return found[0]
 
     async def call(self, vm: str, verb: str, args: dict[str, Any] | None = None) -> dict[str, Any]:
         """A program in a guest calls Copper; its result. Raises OSError as guests' programs get it."""
@@ -148,7 +150,7 @@ class Room:
         self.end(process, "the guest's kernel panicked")
 
     def set_own(self, vm: str, own_bytes: int, growth: float = 0) -> None:
-        """What the VM holds from now on, and bytes that it takes each second."""
+        """From now on; growth in bytes a second."""
         self.use(self.find(vm), own_bytes, growth)
 
     # memory
@@ -159,7 +161,17 @@ class Room:
         for process in self._growing:
             process.count(now)
         own = self._still_bytes + sum(process.own for process in self._growing)
-        return max(0, self.memory_bytes - self._layer_bytes - int(own))
+        swapped = self.swap_bytes - self.swap_free_bytes
+        return max(0, self.memory_bytes - self._layer_bytes - int(own) + swapped)
+
+    @property
+    def swap_free_bytes(self) -> int:
+        return int(self.swap_bytes - sum(self._swapped.values()))
+
+    def page_out(self, process: FakeProcess) -> None:
+        """What it holds goes to swap, as far as there is room, until `use`."""
+        self._swapped.pop(process.unit, None)
+        self._swapped[process.unit] = min(process.own, self.swap_free_bytes)
 
     def use(self, process: FakeProcess, own: float, growth: float) -> None:
         """Sets what a machine holds."""
@@ -177,6 +189,7 @@ class Room:
         else:
             self._still_bytes -= process.own
         process.own = process.growth = 0.0
+        self._swapped.pop(process.unit, None)
 
     def _share(self, layers: Iterable[Layer]) -> None:
         for layer in layers:
@@ -384,8 +397,3 @@ def values_of(record: VmRecord) -> tuple[object, ...]:
     """A record's values in the order of its fields: a tenth of the memory that the record takes."""
     values = record.__dict__.values()
     return tuple(tuple(value) if isinstance(value, list) else value for value in values)
-
-
-def refused(what: str) -> CopperError:
-    """A fake machine has none of this."""
-    return Refused(f"a fake machine has no {what}", advice="copper up without --fake has real ones")

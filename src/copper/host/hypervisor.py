@@ -35,6 +35,7 @@ class Room:
     disk_bytes: int
     disk_free_bytes: int
     available_bytes: int | None = None  # memory that nobody uses; None: it cannot run out
+    swap_free_bytes: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -191,6 +192,9 @@ class Machine(Protocol):
 
     def own_bytes(self) -> int:
         """Memory that ending it gives back."""
+
+    def page_out(self) -> None:
+        """Has what it wrote stored in the host's swap, but for what others have too; takes a while. Raises OSError."""
 
     async def run(self) -> None:
         """Starts the processors."""

@@ -1,7 +1,8 @@
 """Who gives way when a host runs out of memory: Copper chooses, by a stated order, and says why.
 
 Of the memory that the host keeps for itself (COPPER_KEEP_FREE_MIB) a quarter may be used up before what serves no VM
-now is given back (standbys), half before VMs are paused, one after another, and three quarters before VMs are ended.
+now is given back (standbys), and what VMs wrote goes to swap where there is any (host.reclaim), half before VMs are
+paused, one after another, and three quarters before VMs are ended.
 A VM whose whole memory is reserved (`--memory-class guaranteed`) is never chosen. Of the others those that have more
 than was reserved for them come first, and among them the youngest. What was paused goes on, in the opposite order, as
 soon as all that the host keeps is free again. Each is written to the log, and a VM's own state and reason say it.
@@ -17,6 +18,7 @@ import logging
 from collections.abc import Iterable
 from typing import Literal
 
+from copper.host.reclaim import Candidate, Reclaim
 from copper.host.vms import Vms
 from copper.model.errors import CopperError
 from copper.model.settings import MIB
@@ -52,12 +54,17 @@ class Action:
     why: str = ""
 
 
-def decide(available: int, keep: int, vms: Iterable[Holder]) -> list[Action]:
-    """What to do when so many bytes are free of `keep` that should be."""
-    order = sorted(
+def in_order(vms: Iterable[Holder]) -> list[Holder]:
+    """Those that may be chosen, who gives way first first."""
+    return sorted(
         (vm for vm in vms if not vm.guaranteed),
         key=lambda vm: (vm.beyond <= 0, -vm.began, vm.name),
     )
+
+
+def decide(available: int, keep: int, vms: Iterable[Holder]) -> list[Action]:
+    """What to do when so many bytes are free of `keep` that should be."""
+    order = in_order(vms)
     if available < keep // 4:
         return _end(available, keep, order)
     if available < keep // 2:
@@ -95,6 +102,7 @@ class MemoryGuard:
     def __init__(self, vms: Vms) -> None:
         self._vms = vms
         self._keep = vms.settings.keep_free_mib * MIB
+        self._reclaim = Reclaim(vms)
         self._task: asyncio.Task[None] | None = None
         self._gave_back = False
 
@@ -107,6 +115,7 @@ class MemoryGuard:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        await self._reclaim.close()
 
     async def _watch(self) -> None:
         await asyncio.sleep(FIRST_LOOK_S)
@@ -119,20 +128,28 @@ class MemoryGuard:
         """Does what `decide` says of so many free bytes."""
         await self._give_back(available)
         paused = any(vm.paused_for for vm in self._vms.all())
-        if available >= self._keep // 2 and not paused:
+        if available >= self._becomes_short and not paused:
             return
-        for action in decide(available, self._keep, self._holders()):
+        holders = self._holders()
+        if available < self._becomes_short:
+            giving = [Candidate(vm.name, vm.own_bytes, bool(vm.paused)) for vm in in_order(holders)]
+            self._reclaim.soon(giving)
+        for action in decide(available, self._keep, holders):
             log.warning("VM %s: %s%s", action.vm, action.verb, action.why and f": {action.why}")
             try:
                 await self._do(action)
             except (CopperError, OSError) as error:
                 log.error("VM %s cannot be told to %s: %s", action.vm, action.verb, error)
 
+    @property
+    def _becomes_short(self) -> int:
+        return self._keep // 4 * 3
+
     async def _give_back(self, available: int) -> None:
         """What no VM needs now, once each time that memory becomes short."""
         if available >= self._keep:
             self._gave_back = False
-        elif available < self._keep // 4 * 3 and not self._gave_back:
+        elif available < self._becomes_short and not self._gave_back:
             self._gave_back = True
             log.warning(
                 "memory becomes short, standbys are ended: %d MiB are free of %d that this host keeps",

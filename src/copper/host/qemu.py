@@ -87,16 +87,17 @@ class QemuHypervisor:
 
     def room(self) -> Room:
         text = Path("/proc/meminfo").read_text()
-        found = re.findall(r"^(?:MemTotal|MemAvailable):\s+(\d+)", text, re.M)
-        total, available = (int(kib) << 10 for kib in found)
+        found = re.findall(r"^(MemTotal|MemAvailable|SwapFree):\s+(\d+)", text, re.M)
+        bytes_of = {name: int(kib) << 10 for name, kib in found}
         disk = shutil.disk_usage(self.settings.state_dir)
         return Room(
             cpus=os.cpu_count() or 1,
-            memory_bytes=total,
+            memory_bytes=bytes_of["MemTotal"],
             free_bytes=max(0, free_for_layers(self.settings)),
             disk_bytes=disk.total,
             disk_free_bytes=disk.free,
-            available_bytes=available,
+            available_bytes=bytes_of["MemAvailable"],
+            swap_free_bytes=bytes_of.get("SwapFree", 0),  # a kernel without swap does not say
         )
 
     def images(self) -> list[ImageInfo]:

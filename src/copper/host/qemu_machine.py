@@ -26,6 +26,7 @@ from copper.model.networks import Exposure
 from copper.model.settings import Settings
 from copper.net.networks import Networks
 from copper.vmm.alive import shared_out_bytes
+from copper.vmm.paging import page_out
 from copper.wire.undo import undo
 
 WARM_S = 30.0  # that a guest may take to answer pings
@@ -166,6 +167,10 @@ class QemuMachine:
         else:
             self._used = dataclasses.replace(now, own_bytes=self._own_bytes(now.own_bytes))
         return self._used
+
+    def page_out(self) -> None:
+        if not self._process.ended.is_set():
+            page_out(self.pid)
 
     def _exited(self) -> None:
         self.used()

@@ -1,0 +1,50 @@
+"""Memory of a process that is to be stored in swap, on a disk or compressed (process_madvise(2), Linux 5.10)."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import re
+from pathlib import Path
+
+_SYSCALL, _PAGEOUT = 440, 21  # the same on all machines; asm-generic/mman-common.h
+_MOST = 1 << 30  # bytes in one call: the kernel takes less than 2 GiB
+_PASSED_OVER = (errno.EINVAL, errno.ENOMEM)  # a mapping that cannot be paged out, or is no more
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _Range(ctypes.Structure):
+    _fields_ = (("begin", ctypes.c_void_p), ("length", ctypes.c_size_t))
+
+
+def page_out(pid: int) -> int:
+    """Has the kernel store in swap what a process may write, but for pages that others map too; they come back by use.
+
+    Returns the bytes that it looked at. Raises OSError: no such process, no right to, or a kernel that cannot.
+    """
+    looked = 0
+    pidfd = os.pidfd_open(pid)
+    try:
+        for begin, end in _writable(pid):
+            for at in range(begin, end, _MOST):
+                looked += _advise(pidfd, at, min(end - at, _MOST))
+    finally:
+        os.close(pidfd)
+    return looked
+
+
+def _writable(pid: int) -> list[tuple[int, int]]:
+    text = Path(f"/proc/{pid}/maps").read_text()
+    found = re.findall(r"^([0-9a-f]+)-([0-9a-f]+) .w.p ", text, re.M)
+    return [(int(begin, 16), int(end, 16)) for begin, end in found]
+
+
+def _advise(pidfd: int, begin: int, length: int) -> int:
+    one = _Range(begin, length)
+    done = int(_libc.syscall(_SYSCALL, pidfd, ctypes.byref(one), ctypes.c_size_t(1), _PAGEOUT, 0))
+    if done >= 0:
+        return done
+    if (code := ctypes.get_errno()) in _PASSED_OVER:
+        return 0
+    raise OSError(code, os.strerror(code))
