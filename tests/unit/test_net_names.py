@@ -170,10 +170,9 @@ async def ask(
 
 
 async def told(wire: Wire, cluster: str, vmid: int, name: str, kind: str = "A") -> list[str]:
-    """The answer's addresses or names; asked again, as clients do, while there is none."""
-    async with asyncio.timeout(WAIT_S):
-        while (answer := await ask(wire, cluster, vmid, name, kind)) is None:
-            pass
+    """The answer's addresses or names; asked once: not even the first question of a network is lost."""
+    answer = await ask(wire, cluster, vmid, name, kind)
+    assert answer is not None
     return texts(answer.answer)
 
 

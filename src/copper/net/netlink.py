@@ -9,6 +9,7 @@ import contextlib
 import errno
 import ipaddress
 import os
+import select
 import socket
 import struct
 from collections.abc import Iterator
@@ -17,7 +18,9 @@ from typing import NamedTuple
 NEWLINK, DELLINK, GETLINK, SETLINK, NEWADDR, NEWNEIGH = 16, 17, 18, 19, 20, 28
 _REQUEST, _ACK, _DUMP, _CREATE, _EXCL, _REPLACE = 1, 4, 0x300, 0x400, 0x200, 0x100
 _ERROR, _DONE = 2, 3
-_IFNAME, _ADDRESS, _MASTER, _PROTINFO, _LINKINFO = 3, 1, 10, 12, 18
+_IFNAME, _ADDRESS, _MASTER, _PROTINFO, _OPERSTATE, _LINKINFO = 3, 1, 10, 12, 16, 18
+_OPERATES = b"\6"  # IF_OPER_UP
+LINKS = 1  # RTMGRP_LINK: what changes about devices
 _NESTED = 0x8000
 _UP = 1
 _BRIDGE = 7  # AF_BRIDGE
@@ -110,11 +113,12 @@ class Port(NamedTuple):
 class Netlink:
     """A socket of the namespace that the thread is in which makes it; of that namespace it stays."""
 
-    def __init__(self, protocol: int = socket.NETLINK_ROUTE) -> None:
+    def __init__(self, protocol: int = socket.NETLINK_ROUTE, groups: int = 0) -> None:
+        """`groups`: of what it is told, for `wait`."""
         kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
         self._socket = socket.socket(socket.AF_NETLINK, kind, protocol)
         try:
-            self._socket.bind((0, 0))
+            self._socket.bind((0, groups))
         except BaseException:
             self._socket.close()
             raise
@@ -155,6 +159,23 @@ class Netlink:
             name = there.get(_IFNAME, b"").rstrip(b"\0").decode(errors="replace")
             found[name] = Port(index, bool(flags & _UP), master)
         return found
+
+    def operates(self, index: int) -> bool:
+        """Whether a device sends what it is given. Raises OSError when there is none."""
+        self._socket.send(self._pack(GETLINK, 0, _link(index)))
+        kind, body = next(self._answers())
+        if kind == _ERROR:
+            number = -struct.unpack_from("=i", body)[0]
+            raise OSError(number, os.strerror(number))
+        return attributes_of(body[16:]).get(_OPERSTATE) == _OPERATES
+
+    def wait(self, within_s: float) -> bool:
+        """Until something of its groups has changed; False: nothing did."""
+        if not select.select([self._socket], [], [], max(0.0, within_s))[0]:
+            return False
+        with contextlib.suppress(OSError):  # more than it could keep: something did
+            self._socket.recv(1 << 18)
+        return True
 
     def listed(self, kind: int, body: bytes) -> Iterator[bytes]:
         """All that there is of a kind, such as GETLINK; to be read to its end."""

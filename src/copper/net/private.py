@@ -9,10 +9,12 @@ import contextlib
 import errno
 import fcntl
 import ipaddress
+import logging
 import os
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterable, Mapping, Sequence
 
 from copper.model.errors import CopperError
@@ -30,9 +32,12 @@ from copper.net.filter import tap_name, vmid_of
 from copper.net.netlink import Netlink
 from copper.net.nft import Nft
 
+log = logging.getLogger(__name__)
+
 BRIDGE = "copper"
 BRIDGE_MAC = "02:63:6f:70:70:72"
 NO_TAP = "it has no tap"
+BRIDGE_S = 5.0
 BLOCK = 64  # vmids that are made known together
 _TUNSETIFF, _TUNSETVNETHDRSZ = 0x400454CA, 0x400454D8
 _TAP, _NO_PI, _VNET_HDR = 0x0002, 0x1000, 0x4000
@@ -78,6 +83,7 @@ class PrivateNetwork:
         self.name = name
         self.socket = socket
         self._bridge = bridge
+        self._operates = False  # whether the bridge was seen to
         self._blocks: set[int] = set()
         self._routed: dict[int, list[str]] | None = None  # None: as an earlier agent had it
         self._nft: Nft | None = None
@@ -135,12 +141,27 @@ class PrivateNetwork:
         namespaces.enter(self.name)
         name = tap_name(vmid)
         port = netlink.index_of(name)
-        self.socket.ask(
-            netlink.into_bridge(name, self._bridge),
-            netlink.keep_quiet(port),
-            netlink.add_station(port, mac_of(vmid)),
-            netlink.set_up(name),
-        )
+        with contextlib.ExitStack() as closing:
+            news = None
+            if not self._operates:
+                news = closing.enter_context(contextlib.closing(Netlink(groups=netlink.LINKS)))
+            self.socket.ask(
+                netlink.into_bridge(name, self._bridge),
+                netlink.keep_quiet(port),
+                netlink.add_station(port, mac_of(vmid)),
+                netlink.set_up(name),
+            )
+            if news is not None:
+                self._await_bridge(news)
+
+    def _await_bridge(self, news: Netlink) -> None:
+        """The kernel drops what the host says to its first VM until it has seen, in its own time, that a port is up."""
+        deadline = time.monotonic() + BRIDGE_S
+        while not self.socket.operates(self._bridge):
+            if not news.wait(deadline - time.monotonic()):
+                log.warning("the bridge of %s does not begin to send", self.name)
+                return
+        self._operates = True
 
     def new_socket(self) -> socket.socket:
         """A TCP socket that does not block: what it connects to is of this network, in whatever thread."""
@@ -248,7 +269,7 @@ class PrivateNetwork:
             return
         if there is None:
             self.socket.ask(netlink.add_bridge(BRIDGE, BRIDGE_MAC))
-        self._bridge = _start_bridge(self.socket)
+        self._bridge, self._operates = _start_bridge(self.socket), False
         for block in self._blocks | {vmid // BLOCK for vmid in self.taps()}:
             self._neighbours(block)
 
