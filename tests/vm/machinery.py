@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import os
@@ -12,7 +13,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from copper.client import Client
@@ -63,6 +64,11 @@ class Copper:
     def sh(self, vm: str, script: str) -> str:
         """What a shell in a VM prints."""
         return self.exec(vm, "sh", "-c", script)
+
+    def everywhere(self, vms: Sequence[str], script: str, *, at_once: int = 4) -> list[str]:
+        """What the same script prints in each of them."""
+        with concurrent.futures.ThreadPoolExecutor(at_once) as pool:
+            return list(pool.map(lambda vm: self.sh(vm, script), vms))
 
     def exec(self, vm: str, *argv: str) -> str:
         """What a command in a VM prints; it must succeed."""

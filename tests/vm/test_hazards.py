@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import hashlib
 import os
 import random
@@ -18,11 +17,6 @@ from tests.vm.machinery import COMMANDS, Copper
 
 MANY = 16
 SOAK = bool(os.environ.get("COPPER_SOAK"))  # scripts/soak: as often as the promise says
-
-
-def everywhere(copper: Copper, vms: list[str], script: str) -> list[str]:
-    with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        return list(pool.map(lambda vm: copper.sh(vm, script), vms))
 
 
 def hashes(copper: Copper, vm: str) -> list[str]:
@@ -47,9 +41,7 @@ def test_an_image_never_changes_after_its_freeze(copper: Copper, micro: str) -> 
     before = hashes(copper, "a-1"), hashlib.sha256(disk.read_bytes()).hexdigest()
     for _ in range(63 if SOAK else 3):
         clones = copper.clone(master, MANY)
-        everywhere(
-            copper, clones, "dd if=/dev/urandom of=/root/x bs=64k count=16 2>/dev/null; sync"
-        )
+        copper.everywhere(clones, "dd if=/dev/urandom of=/root/x bs=64k count=16 2>/dev/null; sync")
         for clone in clones:
             copper.client.end(clone)
     assert (hashes(copper, "a-1"), hashlib.sha256(disk.read_bytes()).hexdigest()) == before
@@ -74,7 +66,7 @@ def test_random_numbers_differ(copper: Copper, micro: str) -> None:
     wait = "until [ -s /tmp/random ]; do sleep 0.1; done; cat /tmp/random"
     vms = copper.vms("a")
     assert len(vms) == MANY + 1
-    values = everywhere(copper, vms, wait)
+    values = copper.everywhere(vms, wait)
     assert len(set(values)) == MANY + 1
 
 
@@ -137,7 +129,7 @@ def test_a_file_system_is_clean_in_what_a_clone_stands_on(
     master = copper.boot("a", micro)
     copper.sh(master, WRITER)
     vms = [master, *(copper.clone(master, 1)[0] for _ in range(4))]
-    everywhere(copper, vms, "kill $(cat /tmp/writer); sync")
+    copper.everywhere(vms, "kill $(cat /tmp/writer); sync")
     raw = tmp_path / "disk.raw"
     overlays = sorted(
         copper.settings.disks_dir.glob("*.qcow2"), key=lambda path: path.stat().st_size
@@ -212,7 +204,7 @@ def test_a_command_goes_on_in_clones_and_only_the_callers_output_is_attached(
     rest, _ = attached.communicate(timeout=600)
     assert (first + rest).splitlines() == [f"line {i}" for i in range(1, 61)]
     wait = "until [ -e /root/done ]; do sleep 0.2; done; grep -h '^line' /var/log/gridcentric/exec-*.log | tail -n 1"
-    assert set(everywhere(copper, clones, wait)) == {"line 60\n"}
+    assert set(copper.everywhere(clones, wait)) == {"line 60\n"}
 
 
 def test_any_moment_is_right_for_a_fork(copper: Copper, micro: str) -> None:

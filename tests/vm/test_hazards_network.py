@@ -17,7 +17,6 @@ from copper.net import namespaces
 from copper.net.addresses import ipv4_of, mac_of
 from copper.net.filter import vmid_of
 from tests.vm.machinery import Copper
-from tests.vm.test_network import everywhere
 
 MANY = 16
 PORT = 7000
@@ -146,7 +145,7 @@ def test_a_peer_sees_no_packet_of_a_clone_on_the_parents_connection(
         for clone in clones:
             assert copper.sh(peer, f"echo hello | nc -w 20 {clone} 7001") == "hello\n"
         gone = "netstat -tn | grep -c ':7000 ' || true"
-        assert everywhere(copper, clones, gone) == ["0\n"] * MANY
+        assert copper.everywhere(clones, gone) == ["0\n"] * MANY
         grown(copper, peer, "/tmp/got")
     old = [(one, part) for one in seen if (part := segment(one.frame)) and PORT in part.ports]
     assert {(one.vmid, one.sent) for one, _ in old} == {
@@ -171,7 +170,7 @@ def test_nobody_claims_anothers_address_while_all_reach_all(copper: Copper, micr
     with Capture(copper, "a").running() as seen:
         vms = [master, *copper.clone(master, MANY)]
         ping = f"for n in {' '.join(vms)}; do ping -c 1 -W 60 $n >/dev/null || echo $n; done"
-        assert everywhere(copper, vms, ping) == [""] * len(vms)
+        assert copper.everywhere(vms, ping) == [""] * len(vms)
     claims: dict[str, set[str]] = {}
     for one in seen:
         if one.kind == ARP:
@@ -181,7 +180,7 @@ def test_nobody_claims_anothers_address_while_all_reach_all(copper: Copper, micr
         assert claims.pop(ipv4_of(vmid), {mac_of(vmid)}) == {mac_of(vmid)}
     claims.pop("0.0.0.0", None)  # whoever asks before he has an address
     assert set(claims) <= {"10.0.0.254"}
-    known = [said.splitlines() for said in everywhere(copper, vms, "ip neigh show dev eth0")]
+    known = [said.splitlines() for said in copper.everywhere(vms, "ip neigh show dev eth0")]
     macs = {ipv4_of(vmid): mac_of(vmid) for vmid in range(MANY + 1)}
     found = [line.split() for lines in known for line in lines if "lladdr" in line]
     assert len(found) >= MANY * (MANY + 1)  # each knows all others

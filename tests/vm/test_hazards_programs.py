@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from tests.vm.machinery import ROOT, Copper
-from tests.vm.test_network import everywhere
 
 MANY = 16
 WAIT = 'ends=$(($(date +%s) + 120)); until {}; do [ "$(date +%s)" -lt $ends ] || exit 1; usleep 50000; done'
@@ -41,7 +40,7 @@ def renewed(copper: Copper, vms: list[str]) -> list[str]:
     """Each VM's token, once it is of the VM's own generation."""
     own = '[ "$(cut -d" " -f1 /tmp/token)" = "$(gc generation)" ]'
     return [
-        said.split()[1] for said in everywhere(copper, vms, f"{WAIT.format(own)}; cat /tmp/token")
+        said.split()[1] for said in copper.everywhere(vms, f"{WAIT.format(own)}; cat /tmp/token")
     ]
 
 
@@ -72,7 +71,7 @@ def test_a_lease_holder_that_is_cloned_is_one_writer_still(
     wait(copper, store, "[ $(grep -c accepted /tmp/written) -ge 5 ]")
     clones = copper.clone(master, MANY)
     before = int(copper.sh(store, "grep -c accepted /tmp/written"))
-    fenced = everywhere(copper, clones, f"{WAIT.format('[ -s /tmp/fenced ]')}; cat /tmp/fenced")
+    fenced = copper.everywhere(clones, f"{WAIT.format('[ -s /tmp/fenced ]')}; cat /tmp/fenced")
     vmids = [clone.rpartition("-")[2] for clone in clones]
     # the second call's, all of them: it is the vmid beside it that tells them from each other
     assert [said.split() for said in fenced] == [["2", vmid] for vmid in vmids]
@@ -112,7 +111,7 @@ def test_an_hour_later_timers_run_on_and_no_kernel_warns(copper: Copper, micro: 
     vms = copper.vms("a")
     assert len(vms) == MANY + 1
     began = time.monotonic()
-    before = [said.split() for said in everywhere(copper, vms, AN_HOUR_AGO)]
+    before = [said.split() for said in copper.everywhere(vms, AN_HOUR_AGO)]
     copper.client.suspend("a")
     assert copper.networks() == []
     copper.client.resume("a")

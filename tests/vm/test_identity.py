@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import concurrent.futures
-
 import pytest
 
 from tests.vm.machinery import Copper
 
 MANY = 16
-
-
-def everywhere(copper: Copper, vms: list[str], script: str) -> list[str]:
-    with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        return list(pool.map(lambda vm: copper.sh(vm, script), vms))
 
 
 IDS = {
@@ -32,7 +25,7 @@ def test_every_clone_is_another_machine(copper: Copper, micro: str) -> None:
     master = copper.boot("a", micro)
     vms = [master, *copper.clone(master, MANY)]
     all_of_them = "echo;".join(f"{{ {script}; }} | tr '\\n' ' ';" for script in IDS.values())
-    told = [text.splitlines() for text in everywhere(copper, vms, all_of_them)]
+    told = [text.splitlines() for text in copper.everywhere(vms, all_of_them)]
     for number, what in enumerate(IDS):
         assert len({lines[number] for lines in told}) == len(vms), what
     assert {vm: copper.sh(vm, "hostname").strip() for vm in vms} == {vm: vm for vm in vms}
@@ -43,7 +36,7 @@ def test_every_clone_reaches_all_others_by_name(copper: Copper, micro: str) -> N
     vms = [master, *copper.clone(master, MANY)]
     names = " ".join(vms)
     script = f"for name in {names}; do ping -c 1 -W 20 $name >/dev/null || echo $name; done"
-    assert everywhere(copper, vms, script) == [""] * len(vms)
+    assert copper.everywhere(vms, script) == [""] * len(vms)
 
 
 def test_old_connections_end_in_clones_and_listeners_go_on(copper: Copper, micro: str) -> None:
@@ -61,7 +54,7 @@ def test_old_connections_end_in_clones_and_listeners_go_on(copper: Copper, micro
         "until netstat -tn | grep -q ':7000 .*ESTABLISHED'; do usleep 100000; done",
     )
     clones = copper.clone(master, MANY)
-    assert everywhere(copper, clones, "netstat -tn | grep -c :7000 || true") == ["0\n"] * MANY
+    assert copper.everywhere(clones, "netstat -tn | grep -c :7000 || true") == ["0\n"] * MANY
     assert copper.sh(master, "netstat -tn | grep -c ':7000 .*ESTABLISHED'") == "1\n"
     assert copper.sh(peer, "netstat -tn | grep -c ':7000 .*ESTABLISHED'") == "1\n"
     for clone in clones:
@@ -80,7 +73,7 @@ def test_the_generation_grows_in_clones(copper: Copper, micro: str) -> None:
 def test_every_clone_has_an_ssh_host_key_of_its_own(debian: str, copper: Copper) -> None:
     master = copper.boot("a", debian)
     vms = [master, *copper.clone(master, MANY)]
-    keys = everywhere(copper, vms, "cat /etc/ssh/ssh_host_*_key.pub")
+    keys = copper.everywhere(vms, "cat /etc/ssh/ssh_host_*_key.pub")
     assert len(set(keys)) == len(vms)
     assert all(key.startswith("ssh-ed25519 ") and key.count("\n") == 1 for key in keys)
     peer = "python3 -c 'import socket; print(socket.create_connection((\"a-1\", 22)).recv(8))'"

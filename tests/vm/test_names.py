@@ -18,7 +18,6 @@ import pytest
 from copper.net.addresses import ipv4_of, ipv6_of
 from tests.cluster.names import ended, servers_in
 from tests.vm.machinery import Copper, a_copper
-from tests.vm.test_network import everywhere
 
 MANY = 16
 WITHIN_S = 120
@@ -71,13 +70,13 @@ def test_all_clones_of_a_fork_find_all_others(copper: Copper, micro: str) -> Non
     vms = copper.vms("a")
     assert len(vms) == MANY + 1
     waited = "until [ -s /tmp/status ]; do usleep 100000; done; cat /tmp/said /tmp/status"
-    assert everywhere(copper, vms, waited) == ["0\n"] * len(vms)
-    assert set(everywhere(copper, vms, "cat /etc/resolv.conf")) == {RESOLVER}
+    assert copper.everywhere(vms, waited) == ["0\n"] * len(vms)
+    assert set(copper.everywhere(vms, "cat /etc/resolv.conf")) == {RESOLVER}
     each = "; ".join(
         f"nslookup -type=a a-{vmid}.clusters >/tmp/out && grep -q ': {ipv4_of(vmid)}$' /tmp/out || echo {vmid}"
         for vmid in range(MANY + 1)
     )
-    assert everywhere(copper, vms, each) == [""] * len(vms)
+    assert copper.everywhere(vms, each) == [""] * len(vms)
     assert copper.sh("a-3", asked(MICRO, "a-7", [ipv6_of(7)], "aaaa")) == ""
     assert copper.sh("a-3", asked(MICRO, "8.0.0.10.in-addr.arpa", ["a-7.clusters"], "ptr")) == ""
     # a program that knows nothing of DNS, by the domain that the guest was told
@@ -182,9 +181,9 @@ def test_names_of_the_world_are_for_those_who_may_go_there(accel: str, micro: st
 def test_debians_own_programs_find_names(copper: Copper, debian: str) -> None:
     master = copper.boot("d", debian)
     vms = [master, *copper.clone(master, 3)]
-    assert set(everywhere(copper, vms, "cat /etc/resolv.conf")) == {RESOLVER}
-    assert everywhere(copper, vms, asked(DEBIAN, "d", addresses(4))) == [""] * 4
-    assert everywhere(copper, vms, asked(DEBIAN, "d-3.clusters", [ipv6_of(3)], "aaaa")) == [""] * 4
+    assert set(copper.everywhere(vms, "cat /etc/resolv.conf")) == {RESOLVER}
+    assert copper.everywhere(vms, asked(DEBIAN, "d", addresses(4))) == [""] * 4
+    assert copper.everywhere(vms, asked(DEBIAN, "d-3.clusters", [ipv6_of(3)], "aaaa")) == [""] * 4
     python = "import socket; print(socket.gethostbyname('d-2.clusters'))"
     assert copper.sh("d-1", f'python3 -c "{python}"') == f"{ipv4_of(2)}\n"
     reverse = f"getent -s hosts:dns hosts {ipv4_of(1)}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import os
 import signal
 
@@ -12,11 +11,6 @@ from tests.vm.machinery import Copper
 MANY = 16
 
 
-def everywhere(copper: Copper, vms: list[str], script: str) -> list[str]:
-    with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        return list(pool.map(lambda vm: copper.sh(vm, script), vms))
-
-
 def reaches(copper: Copper, vm: str, address: str, within: int = 30) -> bool:
     return copper.client.run(vm, ["ping", "-c", "1", "-w", str(within), address]).status == 0
 
@@ -24,15 +18,15 @@ def reaches(copper: Copper, vm: str, address: str, within: int = 30) -> bool:
 def test_after_a_fork_all_reach_all_by_name_and_by_address(copper: Copper, micro: str) -> None:
     vms = [copper.boot("a", micro), *copper.clone("a-0", MANY)]
     by_name = f"for n in {' '.join(vms)}; do ping -c 1 -w 60 $n >/dev/null || echo $n; done"
-    assert everywhere(copper, vms, by_name) == [""] * len(vms)
-    own = everywhere(copper, vms, "gc my-ip; cat /sys/class/net/eth0/address; hostname")
+    assert copper.everywhere(vms, by_name) == [""] * len(vms)
+    own = copper.everywhere(vms, "gc my-ip; cat /sys/class/net/eth0/address; hostname")
     assert [said.split() for said in own] == [
         [ipv4_of(vmid), mac_of(vmid), f"a-{vmid}"] for vmid in range(MANY + 1)
     ]
     shown = {vm.name: (vm.ip, vm.ip6) for vm in copper.client.vms("a")}
     assert shown == {f"a-{vmid}": (ipv4_of(vmid), ipv6_of(vmid)) for vmid in range(MANY + 1)}
     assert reaches(copper, "a-3", ipv6_of(7))
-    ids = everywhere(copper, vms, "cat /etc/machine-id")
+    ids = copper.everywhere(vms, "cat /etc/machine-id")
     assert len(set(ids)) == len(vms)
     for gone in vms[2:]:
         copper.client.end(gone)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import shutil
 
 import pytest
@@ -13,11 +12,6 @@ CLONES = 2
 BATCH = "ssh -o BatchMode=yes -o StrictHostKeyChecking=yes"
 
 pytestmark = pytest.mark.skipif(shutil.which("ssh") is None, reason="needs ssh")
-
-
-def everywhere(copper: Copper, vms: list[str], script: str) -> list[str]:
-    with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        return list(pool.map(lambda vm: copper.sh(vm, script), vms))
 
 
 @pytest.mark.timeout(900)
@@ -44,12 +38,12 @@ def test_after_a_fork_all_log_in_to_all_and_nobody_is_asked(debian: str, copper:
     vms = [master, *copper.clone(master, CLONES)]
     keys = {vm.name: vm.ssh_host_key for vm in copper.client.vms("a")}
     assert len(set(keys.values())) == len(vms)
-    own = everywhere(copper, vms, "cat /etc/ssh/ssh_host_*_key.pub")
+    own = copper.everywhere(vms, "cat /etc/ssh/ssh_host_*_key.pub")
     assert own == [f"{keys[vm]}\n" for vm in vms]
     to_all = f"for vm in {' '.join(vms)}; do {BATCH} $vm hostname; done"
     assert copper.sh(master, to_all).split() == vms
     back = f"{BATCH} {master} hostname; {BATCH} 10.0.0.1 hostname"
-    assert everywhere(copper, vms[1:], back) == [f"{master}\n" * 2] * CLONES
+    assert copper.everywhere(vms[1:], back) == [f"{master}\n" * 2] * CLONES
     assert copper.sh(vms[1], f"{BATCH} {vms[2]} hostname") == f"{vms[2]}\n"
     # what was not in the way is as it was
     assert copper.sh(master, "ls -A /root/.ssh; cat /root/.ssh/known_hosts || true") == ""
