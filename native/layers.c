@@ -5,8 +5,13 @@
  *   COPPER_LAYERS_LISTEN  a listening SOCK_SEQPACKET socket for layers.h's requests
  *   COPPER_LAYERS_TAP     the tap that its network card is on; not there for a QEMU without one
  *   COPPER_LAYERS_COPIES  there: this QEMU may be copied (seed.c)
+ *   COPPER_LAYERS_MERGE   there: the kernel may keep equal pages of this process and of others once, where it does that
  */
 #include "layers.h"
+
+#ifndef PR_SET_MEMORY_MERGE
+#define PR_SET_MEMORY_MERGE 67
+#endif
 
 #include <errno.h>
 #include <fcntl.h>
@@ -266,6 +271,10 @@ __attribute__((constructor)) static void start(int argc, char **argv) {
     if (ram_fd < 0 || listen_fd < 0) return;
     /* a huge page for every written byte would make clones heavy: guest memory, translated code and heap alike */
     prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0);
+    if (getenv("COPPER_LAYERS_MERGE")) {
+        unsetenv("COPPER_LAYERS_MERGE");
+        prctl(PR_SET_MEMORY_MERGE, 1, 0, 0, 0); /* and its copies'; a kernel before 6.4 does not */
+    }
     sigfillset(&all); /* QEMU's signals are for QEMU's threads */
     pthread_sigmask(SIG_SETMASK, &all, &before);
     if (pthread_create(&thread, NULL, control_thread, NULL) == 0) pthread_detach(thread);

@@ -6,6 +6,7 @@ import http.client
 import json
 import re
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -59,3 +60,14 @@ def test_all_tell_the_same_and_it_is_what_was_written(accel: str, micro: str) ->
             return True
 
         eventually(counted)
+
+
+def test_pages_may_be_merged_when_that_is_asked_for(accel: str, micro: str) -> None:
+    for asked in ("0", "1"):
+        with a_copper(accel, COPPER_MERGE=asked) as copper:
+            master = copper.boot("a", micro)
+            for vm in (master, *copper.clone(master, 1)):
+                told = Path(f"/proc/{copper.client.status(vm).pid}/ksm_stat")
+                if not told.exists() or "ksm_merge_any" not in told.read_text():
+                    pytest.skip("this kernel does not say what may be merged")
+                assert f"ksm_merge_any: {'yes' if asked == '1' else 'no'}" in told.read_text()

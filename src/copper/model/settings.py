@@ -28,6 +28,7 @@ class Settings:
     keep_disk_mib: int = 256  # room that is left free below state_dir
     standbys: int = 2  # processes kept ready for each shape of VM in use
     copies: bool = True  # emulated clones are copies of their parent's QEMU process
+    merge: bool = False  # the kernel may keep equal pages of VMs once
     clone_deadline_s: float = 60.0
     cpu_ratio: float = 4.0  # virtual processors that are given out for each real one
     ticket_expires_s: float = 300.0  # a ticket that nobody used by then is taken back
@@ -86,6 +87,7 @@ _VARIABLES = {
     "COPPER_KEEP_DISK_MIB": "keep_disk_mib",
     "COPPER_STANDBYS": "standbys",
     "COPPER_COPIES": "copies",
+    "COPPER_MERGE": "merge",
     "COPPER_CLONE_DEADLINE_S": "clone_deadline_s",
     "COPPER_CPU_RATIO": "cpu_ratio",
     "COPPER_TICKET_EXPIRES_S": "ticket_expires_s",

@@ -178,6 +178,8 @@ class QemuProcess:
                 "COPPER_LAYERS_TAP": str(tap),
                 "MALLOC_ARENA_MAX": "1",
             }
+            if settings.merge:
+                environment["COPPER_LAYERS_MERGE"] = "1"
             if self.needs.accelerator == "tcg":
                 environment["COPPER_LAYERS_COPIES"] = "1"
                 # a thread of a copy is not known to the kernel's own bookkeeping of it
