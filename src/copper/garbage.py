@@ -1,7 +1,7 @@
 """Python's garbage collector in a process that keeps a hundred thousand records: it looks only at what is new.
 
-What has outlived a whole collection is put aside. All of it is looked at again once an hour, and as soon as twice as
-much lies there as the last time: VMs that ended leave cycles behind, of tasks and their errors.
+What has outlived a whole collection is put aside. All of it is looked at again once an hour, and as soon as half as
+much again lies there as the last time: VMs that ended leave cycles behind, of tasks and their errors.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import gc
 import time
 
 WHOLE_S, LEAST_S = 3600.0, 60.0
-SOME = 50_000  # objects: less is not worth a look
+SOME = 20_000  # objects: less is not worth a look
 _whole_at = 0.0
 _aside = 0  # objects, after all of them were looked at
 
@@ -39,5 +39,5 @@ def _collected(phase: str, info: dict[str, int]) -> None:
 
 
 def _is_due(since_s: float) -> bool:
-    grew = gc.get_freeze_count() > 2 * _aside + SOME
+    grew = gc.get_freeze_count() > _aside * 3 // 2 + SOME
     return since_s > WHOLE_S or (since_s > LEAST_S and grew)
