@@ -9,10 +9,6 @@
  */
 #include "layers.h"
 
-#ifndef PR_SET_MEMORY_MERGE
-#define PR_SET_MEMORY_MERGE 67
-#endif
-
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/audit.h>
@@ -31,6 +27,10 @@
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
+
+#ifndef PR_SET_MEMORY_MERGE
+#define PR_SET_MEMORY_MERGE 67
+#endif
 
 unsigned char *ram;
 size_t ram_bytes;

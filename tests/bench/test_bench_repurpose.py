@@ -54,7 +54,7 @@ def test_each_limit_is_held_by_the_figure_that_the_issue_names() -> None:
         (rows.whole, 8000.1),
         (rows.last, 1.26),
         (repurpose.LEFT, 1),
-        (repurpose.FILES, repurpose.MOST_FILES + 1),
+        (repurpose.FILES, 5),
     ):
         results.samples = {**good, kind: [bad]}
         assert [verdict.reached for verdict in results.verdicts].count(False) == 1
