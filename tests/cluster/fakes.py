@@ -55,6 +55,7 @@ class FakeHost:
         self.fetches = fetches
         self.own = 32 << 20
         self.paused: set[str] = set()
+        self.paused_for = ""  # why they are paused, when nobody asked for it
         self.stored: dict[str, dict[str, ThawOrder]] = {}
         self.limits: dict[str, VmLimits] = {}
         self.running: dict[str, ThawOrder] = {}
@@ -158,6 +159,7 @@ class FakeHost:
             disks=2,
             ready_ms=1,
             last_pause_ms=None,
+            reason=self.paused_for if state == "paused" else "",
             exposure=self.exposed.get(order.identity.name),
         )
 

@@ -62,6 +62,19 @@ async def test_a_vm_that_is_paused_on_its_host_is_paused() -> None:
         assert states(again) == ["running"]
 
 
+async def test_a_vm_that_its_host_paused_for_memory_is_one_that_runs() -> None:
+    kingdom = Kingdom()
+    async with kingdom.world() as world:
+        await six(world)
+        name = next(iter(kingdom.hosts[0].running))
+        kingdom.hosts[0].paused.add(name)
+        await world.core.pause("a")
+        assert world.book.vm(name).state == "paused"
+    kingdom.hosts[0].paused_for = "its host is out of memory"
+    async with kingdom.world() as again:
+        assert again.book.vm(name).state == "running"
+
+
 async def test_what_is_stored_for_nobody_is_discarded() -> None:
     kingdom = Kingdom()
     async with kingdom.world() as world:

@@ -186,9 +186,9 @@ def test_a_vm_that_hit_its_own_limit_is_told_from_one_that_was_killed(
     groups.put("a-0", 77, SHAPE)
     group = groups.found()[-1]
     (group / file).write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 0\n")
-    assert not groups.hit_its_limit("a-0")
+    assert not groups.killed_for_memory("a-0")
     (group / file).write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 1\n")
-    assert groups.hit_its_limit("a-0")
+    assert groups.killed_for_memory("a-0")
 
 
 def test_a_group_that_another_agent_made_elsewhere_is_found_again(tmp_path: Path) -> None:
@@ -249,8 +249,8 @@ def test_the_kernel_ends_who_exceeds_its_own_limit_and_nobody_else(real: Groups)
         assert children[0].wait(30) == -9
         assert children[1].stdout is not None
         assert children[1].stdout.readline() == b"104857600\n"
-        assert real.hit_its_limit("a-0")
-        assert not real.hit_its_limit("a-1")
+        assert real.killed_for_memory("a-0")
+        assert not real.killed_for_memory("a-1")
         with pytest.raises(Refused, match="of its own already"):
             real.hold("a-1", VmLimits(own_bytes=50 * MIB))
         real.hold("a-1", VmLimits())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -27,3 +28,22 @@ def test_a_process_that_is_gone_is_said() -> None:
         process.wait()
         with pytest.raises(OSError, match="No such process"):
             page_out(process.pid)
+
+
+RESIDENT = """
+import mmap
+from copper.vmm.paging import stay_resident
+stay_resident()
+much = mmap.mmap(-1, 64 << 20)
+much.write(b"x" * (8 << 20))
+print(*(line for line in open("/proc/self/status") if line.startswith("VmLck")))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="may not lock memory")
+def test_a_process_stays_in_memory_as_far_as_it_was_touched() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", RESIDENT], capture_output=True, text=True, check=True
+    )
+    locked = int(done.stdout.split()[1]) >> 10
+    assert locked > 8

@@ -127,10 +127,12 @@ class Recovery:
 
     async def _follow(self, vm: Vm, status: VmStatus) -> None:
         """A row that says that a VM runs follows what its host has."""
-        if status.state in ("running", "paused") and status.state != vm.state:
+        # one that its host paused for memory goes on when there is some, without anybody being told
+        state = "running" if status.state == "paused" and status.reason else status.state
+        if state in ("running", "paused") and state != vm.state:
             key = vm_key(vm.name)
             await self._book.commit(
-                expect={key: vm}, put={key: vm.model_copy(update={"state": status.state})}
+                expect={key: vm}, put={key: vm.model_copy(update={"state": state})}
             )
 
     async def _end_again(self, vms: Sequence[Vm]) -> None:

@@ -72,6 +72,10 @@ class FakeHypervisor:
             disk_free_bytes=place.disk_bytes,
         )
 
+    def available_bytes(self) -> int | None:
+        place = self.seen
+        return place.room_bytes() if place.runs_out else None
+
     def images(self) -> list[ImageInfo]:
         return [
             ImageInfo(
@@ -191,7 +195,7 @@ class FakeHypervisor:
 class FakeMachine:
     """A machine of a room in the hands of a host agent."""
 
-    __slots__ = ("_guest", "_hypervisor", "_process", "_watched", "identity", "listener")
+    __slots__ = ("_guest", "_held", "_hypervisor", "_process", "_watched", "identity", "listener")
 
     def __init__(
         self,
@@ -203,7 +207,7 @@ class FakeMachine:
         self._hypervisor, self._process = hypervisor, process
         self.identity, self.listener = identity, listener
         self._guest: FakeGuest | None = None
-        self._watched = False
+        self._watched = self._held = False
         process.machine = self
 
     @property
@@ -314,7 +318,18 @@ class FakeMachine:
     async def pause(self) -> None:
         if self.place.faults:
             await self.place.fault("pause", self._process)
+        self._held = False
         self.place.set_running(self.process, False)
+
+    def hold(self) -> None:
+        if self._process.since is not None:
+            self._held = True
+            self._hypervisor.seen.set_running(self._process, False)
+
+    def go_on(self) -> None:
+        if self._held:
+            self._held = False
+            self.place.set_running(self.process, True)
 
     async def freeze(self, *, run_on: bool = True) -> tuple[FakeImage, Pause]:
         place = self.place

@@ -158,9 +158,10 @@ class Room:
     def room_bytes(self) -> int:
         """Memory that nobody has, never less than 0."""
         now = self.clock()
-        for process in self._growing:
+        growing = tuple(self._growing)  # a host agent's brake asks from another thread
+        for process in growing:
             process.count(now)
-        own = self._still_bytes + sum(process.own for process in self._growing)
+        own = self._still_bytes + sum(process.own for process in growing)
         swapped = self.swap_bytes - self.swap_free_bytes
         return max(0, self.memory_bytes - self._layer_bytes - int(own) + swapped)
 

@@ -296,8 +296,8 @@ class Groups:
             with contextlib.suppress(Refused):  # it ended meanwhile
                 self.hold(vm, limits, again=True)
 
-    def hit_its_limit(self, vm: str) -> bool:
-        """Whether the kernel killed this VM's QEMU since it wanted more memory than its limit."""
+    def killed_for_memory(self, vm: str) -> bool:
+        """Whether the kernel killed this VM's QEMU: it wanted more memory than its limit, or than the host has."""
         if self._layout is None or vm not in self._groups:
             return False
         name = "memory.oom_control" if self._version == 1 else "memory.events"

@@ -200,7 +200,13 @@ class Machine(Protocol):
         """Starts the processors."""
 
     async def pause(self) -> None:
-        """Stops the processors until `run`."""
+        """Stops the processors until `run`; ends `hold`."""
+
+    def hold(self) -> None:
+        """Stops all of it at once, as it is, until `go_on` or `pause`: nothing of it answers. From any thread."""
+
+    def go_on(self) -> None:
+        """Ends `hold`."""
 
     async def freeze(self, *, run_on: bool = True) -> tuple[Image, Pause]:
         """An image, the caller's to `discard`. With `run_on` false the machine stays stopped, to be ended.
@@ -237,6 +243,9 @@ class Hypervisor(Protocol):
 
     def room(self) -> Room:
         """What the host has now."""
+
+    def available_bytes(self) -> int | None:
+        """As in `room`, from any thread."""
 
     def images(self) -> list[ImageInfo]:
         """Stored images, without their users; reads files. A damaged one is listed as such."""

@@ -2,7 +2,8 @@
 
 Of the memory that the host keeps for itself (COPPER_KEEP_FREE_MIB) a quarter may be used up before what serves no VM
 now is given back (standbys), and what VMs wrote goes to swap where there is any (host.reclaim), half before VMs are
-paused, one after another, and three quarters before VMs are ended.
+paused, and three quarters before VMs are ended. VMs are paused earlier, and many at once, where memory goes so fast
+that a quarter would not be left: host.brake holds them, and they are paused from here.
 A VM whose whole memory is reserved (`--memory-class guaranteed`) is never chosen. Of the others those that have more
 than was reserved for them come first, and among them the youngest. What was paused goes on, in the opposite order, as
 soon as all that the host keeps is free again. Each is written to the log, and a VM's own state and reason say it.
@@ -13,11 +14,14 @@ pure; `MemoryGuard` looks and acts.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
+import time
 from collections.abc import Iterable
 from typing import Literal
 
+from copper.host.brake import NEAR, Brake, why
 from copper.host.reclaim import Candidate, Reclaim
 from copper.host.vms import Vms
 from copper.model.errors import CopperError
@@ -26,6 +30,12 @@ from copper.model.settings import MIB
 FIRST_LOOK_S = 1.0  # a controller that begins with the agent has read its state by then
 LOOK_S = 0.5
 LOOK_OFTEN_S = 0.05  # while less is free than the host keeps
+OWN_S, OWN_OFTEN_S = (
+    2.0,
+    0.5,
+)  # for so long it is true enough what VMs hold; some 0.1 ms to read for each
+GO_ON_SHARE = 16  # of those that stand so many parts go on at once
+AHEAD_S = 1.0  # nobody goes on where all that is kept would not be free for so long
 log = logging.getLogger(__name__)
 
 
@@ -49,7 +59,7 @@ class Holder:
 class Action:
     """What is done to a VM, and why."""
 
-    verb: Literal["pause", "unpause", "end"]
+    verb: Literal["unpause", "end"]
     vm: str
     why: str = ""
 
@@ -62,17 +72,15 @@ def in_order(vms: Iterable[Holder]) -> list[Holder]:
     )
 
 
-def decide(available: int, keep: int, vms: Iterable[Holder]) -> list[Action]:
-    """What to do when so many bytes are free of `keep` that should be."""
+def decide(available: int, keep: int, vms: Iterable[Holder], rate: float = 0.0) -> list[Action]:
+    """What to do when so many bytes are free of `keep` that should be, and so many are lost each second."""
     order = in_order(vms)
     if available < keep // 4:
         return _end(available, keep, order)
-    if available < keep // 2:
-        running = [vm for vm in order if not vm.paused]
-        return [Action("pause", vm.name, _why(vm, available, keep)) for vm in running[:1]]
-    if available >= keep:
+    if available >= keep and available - rate * AHEAD_S >= keep:
         waiting = [vm for vm in reversed(order) if vm.paused == "for-memory"]
-        return [Action("unpause", vm.name) for vm in waiting[:1]]
+        share = -(-len(waiting) // GO_ON_SHARE)
+        return [Action("unpause", vm.name) for vm in waiting[:share]]
     return []
 
 
@@ -83,17 +91,9 @@ def _end(available: int, keep: int, order: list[Holder]) -> list[Action]:
     for vm in order:
         if coming >= keep // 2:
             break
-        actions.append(Action("end", vm.name, _why(vm, available, keep)))
+        actions.append(Action("end", vm.name, why(vm, available, keep)))
         coming += vm.own_bytes
     return actions
-
-
-def _why(vm: Holder, available: int, keep: int) -> str:
-    more = max(0, vm.beyond) // MIB
-    return (
-        f"its host is out of memory: {available // MIB} MiB are free of {keep // MIB} that it keeps,"
-        f" and this VM has {more} MiB more than was reserved for it"
-    )
 
 
 class MemoryGuard:
@@ -104,42 +104,75 @@ class MemoryGuard:
         self._keep = vms.settings.keep_free_mib * MIB
         self._reclaim = Reclaim(vms)
         self._task: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._gave_back = False
+        self._own: dict[str, int] = {}  # bytes, by VM
+        self._own_at = float("-inf")
+        self._called = asyncio.Event()
+        self._pausing: set[asyncio.Task[None]] = set()
+        # who is paused runs until its monitor has said so: few at a time
+        self._at_once = asyncio.Semaphore(2 * vms.hypervisor.room().cpus)
+        self.brake = Brake(self._keep, self._available, self._hold, self._call)
 
     def start(self) -> None:
         """Watches from now on, where the host says how much memory it has."""
-        if self._keep and self._vms.hypervisor.room().available_bytes is not None:
+        if self._keep and self._vms.hypervisor.available_bytes() is not None:
+            self._loop = asyncio.get_running_loop()
             self._task = asyncio.create_task(self._watch())
+            self.brake.start()
 
     async def close(self) -> None:
+        """Who is held goes on or is paused before this returns."""
+        await asyncio.to_thread(self.brake.close)
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        self.pause_held()
+        await asyncio.gather(*self._pausing)
         await self._reclaim.close()
+
+    # in the brake's thread
+
+    def _available(self) -> int:
+        return self._vms.hypervisor.available_bytes() or 0
+
+    def _hold(self, name: str) -> bool:
+        if name not in self._vms:
+            return False
+        self._vms.get(name).machine.hold()
+        return True
+
+    def _call(self) -> None:
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._called.set)
+
+    # in the host agent's loop
 
     async def _watch(self) -> None:
         await asyncio.sleep(FIRST_LOOK_S)
         while True:
-            available = self._vms.hypervisor.room().available_bytes or 0
+            available = self._available()
             await self.look(available)
-            await asyncio.sleep(LOOK_S if available >= self._keep else LOOK_OFTEN_S)
+            with contextlib.suppress(TimeoutError):
+                rest_s = LOOK_S if available >= self._keep else LOOK_OFTEN_S
+                await asyncio.wait_for(self._called.wait(), rest_s)
+            self._called.clear()
 
     async def look(self, available: int) -> None:
-        """Does what `decide` says of so many free bytes."""
+        """Does what `decide` says of so many free bytes; who may be held next is offered to the brake."""
+        self.pause_held()
         await self._give_back(available)
-        paused = any(vm.paused_for for vm in self._vms.all())
-        if available >= self._becomes_short and not paused:
+        if available >= NEAR * self._keep and not any(vm.paused_for for vm in self._vms.all()):
+            self._offer(self._holders())
             return
+        self._read_own(OWN_OFTEN_S if available < self._keep else OWN_S)
         holders = self._holders()
+        self._offer(holders)
         if available < self._becomes_short:
             giving = [Candidate(vm.name, vm.own_bytes, bool(vm.paused)) for vm in in_order(holders)]
             self._reclaim.soon(giving)
-        for action in decide(available, self._keep, holders):
-            log.warning("VM %s: %s%s", action.vm, action.verb, action.why and f": {action.why}")
-            try:
-                await self._do(action)
-            except (CopperError, OSError) as error:
-                log.error("VM %s cannot be told to %s: %s", action.vm, action.verb, error)
+        actions = decide(available, self._keep, holders, self.brake.rate or 0.0)
+        await asyncio.gather(*(self._do(action) for action in actions))
 
     @property
     def _becomes_short(self) -> int:
@@ -158,21 +191,58 @@ class MemoryGuard:
             )
             await self._vms.hypervisor.drop_standbys()
 
+    def _read_own(self, valid_s: float) -> None:
+        now, vms = time.monotonic(), self._vms.all()
+        if now - self._own_at >= valid_s:
+            self._own_at, self._own = now, {}
+        for vm in vms:
+            if vm.name not in self._own:
+                self._own[vm.name] = vm.machine.own_bytes()
+
     def _holders(self) -> list[Holder]:
         holders = []
         for vm in self._vms.all():
             paused: Literal["", "asked", "for-memory"] = ""
             if vm.state == "paused":
                 paused = "for-memory" if vm.paused_for else "asked"
-            own, nominal = vm.machine.own_bytes(), vm.machine.shape.memory_bytes
+            own, nominal = self._own.get(vm.name, 0), vm.machine.shape.memory_bytes
             reserved = vm.reserved_bytes
             holders.append(Holder(vm.name, own, reserved, vm.began, paused, reserved >= nominal))
         return holders
 
+    def _offer(self, holders: Iterable[Holder]) -> None:
+        self.brake.offer([vm for vm in in_order(holders) if not vm.paused])
+
+    def pause_held(self) -> None:
+        """Begins to pause whom the brake holds."""
+        for name, said in self.brake.take().items():
+            self._pausing.add(task := asyncio.create_task(self._pause(name, said)))
+            task.add_done_callback(self._pausing.discard)
+
+    async def _pause(self, name: str, said: str) -> None:
+        try:
+            vm = self._vms.get(name)
+            if vm.turn.locked():  # it was held in the middle of its fork, which needs its monitor
+                vm.machine.go_on()
+                await self._vms.pause(name, said)
+            else:
+                async with self._at_once:
+                    await self._vms.pause(name, said)
+            log.warning("VM %s: pause: %s", name, said)
+        except (CopperError, OSError) as error:
+            if name in self._vms:  # otherwise it has ended meanwhile
+                log.error("VM %s cannot be told to pause: %s", name, error)
+        finally:
+            if name in self._vms:
+                self._vms.get(name).machine.go_on()
+            self.brake.settled(name)
+
     async def _do(self, action: Action) -> None:
-        if action.verb == "pause":
-            await self._vms.pause(action.vm, action.why)
-        elif action.verb == "unpause":
-            await self._vms.unpause(action.vm)
-        else:
-            await self._vms.give_up(action.vm, action.why)
+        log.warning("VM %s: %s%s", action.vm, action.verb, action.why and f": {action.why}")
+        try:
+            if action.verb == "unpause":
+                await self._vms.unpause(action.vm)
+            else:
+                await self._vms.give_up(action.vm, action.why)
+        except (CopperError, OSError) as error:
+            log.error("VM %s cannot be told to %s: %s", action.vm, action.verb, error)

@@ -86,9 +86,7 @@ class QemuHypervisor:
         return self.qemu.machine
 
     def room(self) -> Room:
-        text = Path("/proc/meminfo").read_text()
-        found = re.findall(r"^(MemTotal|MemAvailable|SwapFree):\s+(\d+)", text, re.M)
-        bytes_of = {name: int(kib) << 10 for name, kib in found}
+        bytes_of = _meminfo()
         disk = shutil.disk_usage(self.settings.state_dir)
         return Room(
             cpus=os.cpu_count() or 1,
@@ -99,6 +97,9 @@ class QemuHypervisor:
             available_bytes=bytes_of["MemAvailable"],
             swap_free_bytes=bytes_of.get("SwapFree", 0),  # a kernel without swap does not say
         )
+
+    def available_bytes(self) -> int | None:
+        return _meminfo()["MemAvailable"]
 
     def images(self) -> list[ImageInfo]:
         return [self.store.info(name) for name in self.store.names()]
@@ -354,3 +355,10 @@ def _open_lone_tap() -> int:
         raise CopperError(
             f"no tap can be made: {error.strerror}", advice="copper doctor says what is missing"
         ) from error
+
+
+def _meminfo() -> dict[str, int]:
+    """What the kernel says of the host's memory. Bytes."""
+    text = Path("/proc/meminfo").read_text()
+    found = re.findall(r"^(MemTotal|MemAvailable|SwapFree):\s+(\d+)", text, re.M)
+    return {name: int(kib) << 10 for name, kib in found}

@@ -183,7 +183,14 @@ class QemuMachine:
         await run(self._machine)
 
     async def pause(self) -> None:
+        self._process.go_on()
         await self._process.monitor.stop()
+
+    def hold(self) -> None:
+        self._process.hold()
+
+    def go_on(self) -> None:
+        self._process.go_on()
 
     async def freeze(self, *, run_on: bool = True) -> tuple[QemuImage, Pause]:
         try:
@@ -222,9 +229,13 @@ class QemuMachine:
         process = self._process
         await process.ended.wait()
         reason = process.monitor.last_words() or process.stderr() or "its QEMU was killed"
-        if self._groups.hit_its_limit(self.name):
-            most = (self._limits.own_bytes or 0) >> 20
-            reason = f"it needed more memory of its own than its limit of {most} MiB"
+        if self._groups.killed_for_memory(self.name):
+            most = self._limits.own_bytes
+            reason = (
+                "its host was out of memory, and the kernel ended it"
+                if most is None
+                else f"it needed more memory of its own than its limit of {most >> 20} MiB"
+            )
         self._watcher = None
         self._listener.ended(self, reason)
 

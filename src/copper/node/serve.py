@@ -32,6 +32,7 @@ from copper.model.errors import BadInput, Conflict, CopperError
 from copper.model.settings import Settings, from_environment
 from copper.node.names import NameServer
 from copper.store.sqlite import SqliteStore
+from copper.vmm.paging import stay_resident
 from copper.wire import trace
 from copper.wire.app import new_app
 from copper.wire.gate import Gate, is_no_call, only_reads_state
@@ -194,6 +195,10 @@ def serve(settings: Settings) -> None:
         os.setpriority(
             os.PRIO_PROCESS, 0, -5
         )  # before the VMs, which would share it out among them
+    try:
+        stay_resident()
+    except OSError as error:
+        log.info("this process may be paged out when memory is short: %s", error.strerror)
     with _alone(settings):
         asyncio.run(_serve(settings))
 

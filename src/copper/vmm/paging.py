@@ -1,4 +1,4 @@
-"""Memory of a process that is to be stored in swap, on a disk or compressed (process_madvise(2), Linux 5.10)."""
+"""Where pages of a process are: in swap, on a disk or compressed (process_madvise(2), Linux 5.10), or in memory."""
 
 from __future__ import annotations
 
@@ -6,12 +6,27 @@ import ctypes
 import errno
 import os
 import re
+import resource
 from pathlib import Path
 
 _SYSCALL, _PAGEOUT = 440, 21  # the same on all machines; asm-generic/mman-common.h
+_NOW_AND_LATER, _ONCE_TOUCHED = 1 | 2, 4  # MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT; asm-generic/mman.h
 _MOST = 1 << 30  # bytes in one call: the kernel takes less than 2 GiB
 _PASSED_OVER = (errno.EINVAL, errno.ENOMEM)  # a mapping that cannot be paged out, or is no more
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+def stay_resident() -> None:
+    """Has all that this process ever touched stay in memory, its programs too; its children's does not.
+
+    A host that runs out of memory takes first what it can read again from a disk: then whoever is to mend that waits
+    for a disk at every step. Raises OSError: no right to. Nothing of it counts against a limit then.
+    """
+    if os.geteuid() and resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] != resource.RLIM_INFINITY:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+    if _libc.mlockall(_NOW_AND_LATER | _ONCE_TOUCHED):
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
 
 
 class _Range(ctypes.Structure):

@@ -15,6 +15,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,6 +52,7 @@ class QemuProcess:
         self._layers: LayerControl | None = None
         self._open: dict[str, socket.socket] = {}  # connections that it was born with
         self._pidfd = -1
+        self._signalling = threading.Lock()  # while a number is a pidfd's, it is not another's
 
     @property
     def layers(self) -> LayerControl:
@@ -111,6 +113,7 @@ class QemuProcess:
         if not process.alive.is_there:
             raise NotFound(f"QEMU {process.unit} has ended")
         process._watch()
+        process.go_on()  # an agent that died may have held it
         await process._connect()
         return process
 
@@ -261,9 +264,26 @@ class QemuProcess:
         # an adopted process is another's child, which reaps it
         with contextlib.suppress(ChildProcessError):
             os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
-        os.close(self._pidfd)
-        self._pidfd = -1
+        self._close_pidfd()
         self.ended.set()
+
+    def _close_pidfd(self) -> None:
+        with self._signalling:
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+    def hold(self) -> None:
+        """Stops all of the process, its monitor too, until `go_on`; nothing when it has ended. From any thread."""
+        self._signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Ends `hold`; nothing where there was none."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        with self._signalling, contextlib.suppress(ProcessLookupError):
+            if self._pidfd >= 0:
+                signal.pidfd_send_signal(self._pidfd, number)
 
     def connect_port(self) -> socket.socket:
         """The host end of the guest agent's channel: connect it before the processors run."""
@@ -306,8 +326,7 @@ class QemuProcess:
         """Lets go of the process, which runs on."""
         if self._pidfd >= 0:
             asyncio.get_running_loop().remove_reader(self._pidfd)
-            os.close(self._pidfd)
-            self._pidfd = -1
+            self._close_pidfd()
         self._close_layers()
         await self.monitor.close()
 
