@@ -35,7 +35,7 @@ def test_some_stand_until_there_is_room_and_know_the_time_after(accel: str, micr
         copper.sh(clone, "seq 100000 >/dev/shm/kept; sha256sum /dev/shm/kept >/run/sum")
         keep_mib = available_mib() * 8 // 3  # three eighths of it are free
         restart(copper, keep_mib)
-        eventually(lambda: paused(copper))
+        eventually(lambda: bool(paused(copper)))
         assert sure not in paused(copper)
         for vm in paused(copper):
             reason = copper.client.status(vm).reason
