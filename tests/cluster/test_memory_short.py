@@ -115,6 +115,21 @@ async def test_below_a_quarter_vms_are_ended_and_the_controller_is_told(place: P
     assert all("its host is out of memory" in ended.reason for ended in place.told)
 
 
+async def test_where_all_stand_some_are_ended_so_that_the_others_go_on(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory_guard, "STUCK_S", 0.2)
+    await boots(place, 3)
+    for vm in place.names():
+        place.room.set_own(vm, 250 * MIB)
+    leave_free(place, KEEP_MIB * 3 // 8)
+    for vm in place.names():
+        await place.host.agent.vms.pause(vm, "its host is out of memory")
+    async with a_guard(place):
+        await until(lambda: states(place) == {"a-0": "running"})
+    assert {ended.vm for ended in place.told} == {"a-1", "a-2"}
+
+
 async def test_who_is_held_in_its_own_fork_is_forked_first_and_then_paused(place: Place) -> None:
     await boots(place, 1)
     held = place.room.faults.plan("freeze", "hang")

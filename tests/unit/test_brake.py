@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,12 +9,6 @@ from copper.host.brake import HORIZON_S, Brake, how_many
 
 MIB = 1 << 20
 KEEP = 512 * MIB
-
-
-@dataclasses.dataclass(frozen=True)
-class One:
-    name: str
-    beyond: int = 50 * MIB
 
 
 class Host:
@@ -27,7 +19,7 @@ class Host:
         self.free, self.each = free_mib * MIB, each_mib * MIB
         self.now, self.told, self.least = 0.0, 0, self.free
         self.brake = Brake(KEEP, lambda: int(self.free), self._hold, self._told)
-        self.brake.offer([One(f"a-{n}") for n in range(vms)])
+        self.brake.offer([f"a-{n}" for n in range(vms)])
 
     def _hold(self, name: str) -> bool:
         if name not in self.running:
@@ -82,8 +74,7 @@ def test_the_first_in_order_are_held_and_told_once() -> None:
         host.go(0.02)
     held = host.brake.take()
     assert list(held) == [f"a-{n}" for n in range(len(held))]
-    assert held["a-0"].startswith("its host is out of memory: ")
-    assert held["a-0"].endswith("this VM has 50 MiB more than was reserved for it")
+    assert KEEP // 4 < held["a-0"] <= 600 * MIB
     assert host.brake.take() == {}
 
 
@@ -95,7 +86,7 @@ def test_who_has_settled_is_not_held_again_until_offered() -> None:
     host.running, host.free = {"a-0"}, 150 * MIB
     host.go(0.1)
     assert not host.brake.take()
-    host.brake.offer([One("a-0")])
+    host.brake.offer(["a-0"])
     host.free = 140 * MIB
     host.go(0.1)
     assert host.brake.take().keys() == {"a-0"}

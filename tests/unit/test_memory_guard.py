@@ -72,6 +72,19 @@ def test_nobody_goes_on_while_memory_goes() -> None:
     assert verbs(decide(600 * MIB, KEEP, vms, rate=-200 * MIB)) == [("unpause", "a-0")]
 
 
+def test_where_all_stand_the_youngest_are_ended_until_the_others_can_go_on() -> None:
+    vms = [holder(f"a-{n}", 100, 4, n, paused="for-memory") for n in range(4)]
+    assert decide(200 * MIB, KEEP, vms) == []
+    assert verbs(decide(200 * MIB, KEEP, vms, stuck=True)) == [("end", f"a-{n}") for n in (3, 2, 1)]
+    assert verbs(decide(400 * MIB, KEEP, vms, stuck=True)) == [("end", "a-3"), ("end", "a-2")]
+    assert verbs(decide(KEEP, KEEP, vms, stuck=True)) == [("unpause", "a-0")]
+
+
+def test_the_last_one_is_not_ended_for_nobody() -> None:
+    vms = [holder("a-0", 100, 4, 0, paused="for-memory")]
+    assert decide(200 * MIB, KEEP, vms, stuck=True) == []
+
+
 def test_what_was_paused_for_memory_goes_on_one_by_one_the_eldest_first() -> None:
     vms = [
         holder("a-0", 100, 4, 2, paused="for-memory"),

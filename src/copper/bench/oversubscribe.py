@@ -6,9 +6,9 @@ that whoever is left has every byte that it wrote.
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import re
+import threading
 import time
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -29,6 +29,11 @@ from copper.model.settings import Settings, from_environment
 CLONES, MEMORY_MIB, WRITE_MIB, WATCH_S = 400, 256, 96, 900.0
 BATCH = 50  # clones of one call
 LEARNING_S = 120.0  # until it is known how little they write
+AT_ONCE, WAITS_S = (
+    8,
+    2.0,
+)  # that are told to write, and how long the next waits for one that does not answer
+BEGIN_S = 60.0
 LOOK_S = 1.0
 GO_ON_S = 120.0  # that those who stood are given to go on
 SMALL_RESERVE_MIB = 64
@@ -211,15 +216,26 @@ class _Show:
     def _fill(self, names: Sequence[str], write_mib: int) -> None:
         """Has all of them begin to write; who is paused meanwhile begins when it goes on."""
         fill = FILL.format(mib=write_mib)
+        at_once = threading.Semaphore(AT_ONCE)
 
-        def begin(name: str) -> bool:
-            with contextlib.suppress(CopperError):
-                return self._place.client.run(name, ["sh", "-c", fill]).status == 0
-            return False
+        def begin(name: str) -> None:
+            in_turn = at_once.acquire(timeout=WAITS_S)
+            try:
+                with contextlib.suppress(CopperError):
+                    self._place.client.run(name, ["sh", "-c", fill])
+            finally:
+                if in_turn:
+                    at_once.release()
 
-        with concurrent.futures.ThreadPoolExecutor(8) as pool:
-            began = sum(pool.map(begin, names))
-        self._progress.say(f"{began} of {len(names)} began to write {write_mib} MiB each")
+        # one that is paused answers when it goes on, or with its end: it holds up nobody
+        asked = [threading.Thread(target=begin, args=[name], daemon=True) for name in names]
+        for thread in asked:
+            thread.start()
+        until = time.monotonic() + BEGIN_S
+        for thread in asked:
+            thread.join(max(0.0, until - time.monotonic()))
+        began = sum(not thread.is_alive() for thread in asked)
+        self._progress.say(f"{began} of {len(names)} were told to write {write_mib} MiB each")
 
     def _watch(self, names: Sequence[str], watch_s: float) -> None:
         """Until nothing changes any more, or the time is over."""

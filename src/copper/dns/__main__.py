@@ -6,9 +6,7 @@ Their descriptors: where others lend theirs, and the two that answer everybody.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import os
 import signal
 import socket
 import sys
@@ -18,6 +16,7 @@ from copper.dns.options import Sockets, options_of
 from copper.dns.serve import serve
 from copper.model.errors import CopperError
 from copper.model.settings import Settings, from_environment
+from copper.priority import come_first
 
 NICE = -5  # before the VMs, as the node itself
 
@@ -39,8 +38,7 @@ def main() -> int:
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
     )
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the node's, which ends this one
-    with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, 0, NICE)
+    come_first(NICE)
     lending, *pair = (socket.socket(fileno=int(text)) for text in sys.argv[1:])
     try:
         asyncio.run(_serve(from_environment(), lending, Sockets(*pair) if pair else None))

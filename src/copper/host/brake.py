@@ -16,7 +16,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 HORIZON_S = 0.5  # as long as it takes until those that are held make a difference, and some more
 LOOK_S, LOOK_OFTEN_S = 0.2, 0.02
@@ -25,16 +24,6 @@ NEAR = 4  # times what the host keeps: less is looked at often
 STEP = 64  # part of what the host keeps, by which it must have fallen before the next is held
 MIB = 1 << 20
 log = logging.getLogger(__name__)
-
-
-class Holdable(Protocol):
-    """A VM that may be held: its name, and bytes that it has beyond what was reserved for it."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def beyond(self) -> int: ...
 
 
 def how_many(available: int, keep: int, rate: float, running: int, *, fell: bool) -> int:
@@ -50,15 +39,6 @@ def how_many(available: int, keep: int, rate: float, running: int, *, fell: bool
     return min(running, 1) if available < keep // 2 and fell else 0
 
 
-def why(vm: Holdable, available: int, keep: int) -> str:
-    """What is said of a VM that gives way when so many bytes are free of `keep`."""
-    more = max(0, vm.beyond) // MIB
-    return (
-        f"its host is out of memory: {available // MIB} MiB are free of {keep // MIB} that it keeps,"
-        f" and this VM has {more} MiB more than was reserved for it"
-    )
-
-
 class Brake:
     """Looks at free memory, and holds machines of those that are offered."""
 
@@ -71,8 +51,8 @@ class Brake:
     ) -> None:
         """Called in its thread: `available`, `hold` (of a VM: false when it is gone), `tell` (that some are held)."""
         self._keep, self._available, self._hold, self._tell = keep, available, hold, tell
-        self._order: Sequence[Holdable] = ()
-        self._held: dict[str, str] = {}
+        self._order: Sequence[str] = ()
+        self._held: dict[str, int] = {}  # bytes that were free, by VM
         self._taken: set[str] = set()
         self._turn = threading.Lock()
         self._seen: deque[tuple[float, int]] = deque()
@@ -90,22 +70,22 @@ class Brake:
         if self._thread is not None:
             self._thread.join()
 
-    def offer(self, order: Sequence[Holdable]) -> None:
-        """Who may be held from now on, who gives way first first; none that stands already."""
+    def offer(self, order: Sequence[str]) -> None:
+        """Which VMs may be held from now on, who gives way first first; none that stands already."""
         with self._turn:
             self._order = order
 
-    def take(self) -> dict[str, str]:
-        """Who was held since the last call, and why. `settled` is to be called of each."""
+    def take(self) -> dict[str, int]:
+        """Who was held since the last call, and the bytes that were free. `settled` is to be called of each."""
         with self._turn:
-            fresh = {name: said for name, said in self._held.items() if name not in self._taken}
+            fresh = {name: free for name, free in self._held.items() if name not in self._taken}
             self._taken |= fresh.keys()
         return fresh
 
     def settled(self, name: str) -> None:
         """It is paused, or goes on, or has ended: it is not held any more."""
         with self._turn:
-            self._order = [vm for vm in self._order if vm.name != name]
+            self._order = [vm for vm in self._order if vm != name]
             self._held.pop(name, None)
             self._taken.discard(name)
 
@@ -127,7 +107,7 @@ class Brake:
         if (rate := self.rate) is None:
             return
         with self._turn:
-            running = [vm for vm in self._order if vm.name not in self._held]
+            running = [vm for vm in self._order if vm not in self._held]
             fell = available < self._level - self._keep // STEP
             count = how_many(available, self._keep, rate, len(running), fell=fell)
             if not count:
@@ -135,8 +115,8 @@ class Brake:
             self._level = available
             self._seen.clear()  # what was lost before says nothing of those that are left
             for vm in running[:count]:
-                if self._hold(vm.name):
-                    self._held[vm.name] = why(vm, available, self._keep)
+                if self._hold(vm):
+                    self._held[vm] = available
         log.warning(
             "memory runs out: %d MiB are free of %d that this host keeps, %d go each second; %d of %d VMs are held",
             available // MIB,

@@ -23,7 +23,7 @@ class Console:
         self._file = log.open("ab")
         self._lately = collections.deque[bytes]()
         self._viewers: set[_Viewer] = set()
-        self._task = asyncio.create_task(self._read())
+        self._task: asyncio.Task[None] | None = asyncio.create_task(self._read())
 
     async def _read(self) -> None:
         loop = asyncio.get_running_loop()
@@ -59,7 +59,7 @@ class Console:
         viewer = _Viewer()
         viewer.feed(b"".join(self._lately)[-_LATELY:] or b"\r")
         self._viewers.add(viewer)
-        if self._task.done():
+        if self._task is None or self._task.done():
             viewer.feed(b"")
         try:
             yield viewer.chunks()
@@ -67,8 +67,10 @@ class Console:
             self._viewers.discard(viewer)
 
     async def close(self) -> None:
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
         self._socket.close()
         self._file.close()
 

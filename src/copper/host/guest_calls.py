@@ -58,8 +58,9 @@ class GuestCalls:
             self._end(task)
 
     async def ended(self) -> None:
-        """Waits until all that was cancelled has ended."""
+        """Waits until all that was cancelled has ended. Nothing is taken after, and whoever sent is let go."""
         await asyncio.gather(*self._ending, return_exceptions=True)
+        self._send, self._room = _unsent, _none
 
     def _end(self, task: asyncio.Task[None]) -> None:
         task.cancel()
@@ -94,3 +95,11 @@ class GuestCalls:
     ) -> None:
         outcome = {"message": message} if errno else {"result": result or {}}
         self._send({"type": "reply", "call": number, "errno": errno, **outcome})
+
+
+def _unsent(_: dict[str, Any]) -> None:
+    """A channel that is closed takes nothing."""
+
+
+async def _none() -> None:
+    """There is no room to be waited for."""

@@ -88,6 +88,7 @@ class GuestSocket:
         self._stop_waiting()
         self.drop_queue()
         self._sock.close()
+        self._received = self._lost = _unheard
 
     def _unread(self) -> int:
         unread = array.array("i", [0])
@@ -135,5 +136,10 @@ class GuestSocket:
             self._loop.remove_writer(self._sock)
 
     def _lose(self, why: str) -> None:
+        lost = self._lost
         self.close()
-        self._lost(why)
+        lost(why)
+
+
+def _unheard(_: object) -> None:
+    """In place of who heard of a socket until it was closed: neither keeps the other."""

@@ -6,7 +6,8 @@ paused, and three quarters before VMs are ended. VMs are paused earlier, and man
 that a quarter would not be left: host.brake holds them, and they are paused from here.
 A VM whose whole memory is reserved (`--memory-class guaranteed`) is never chosen. Of the others those that have more
 than was reserved for them come first, and among them the youngest. What was paused goes on, in the opposite order, as
-soon as all that the host keeps is free again. Each is written to the log, and a VM's own state and reason say it.
+soon as all that the host keeps is free again. When none runs any more and memory does not come back, some are ended so
+that the others go on. Each is written to the log, and a VM's own state and reason say it.
 Should Copper be too late, the kernel chooses a QEMU (`OOM_SCORE` in vmm/process.py), never the agent. `decide` is
 pure; `MemoryGuard` looks and acts.
 """
@@ -21,7 +22,7 @@ import time
 from collections.abc import Iterable
 from typing import Literal
 
-from copper.host.brake import NEAR, Brake, why
+from copper.host.brake import NEAR, Brake
 from copper.host.reclaim import Candidate, Reclaim
 from copper.host.vms import Vms
 from copper.model.errors import CopperError
@@ -36,6 +37,7 @@ OWN_S, OWN_OFTEN_S = (
 )  # for so long it is true enough what VMs hold; some 0.1 ms to read for each
 GO_ON_SHARE = 16  # of those that stand so many parts go on at once
 AHEAD_S = 1.0  # nobody goes on where all that is kept would not be free for so long
+STUCK_S = 30.0  # that all may stand before one is ended so that the others go on
 log = logging.getLogger(__name__)
 
 
@@ -64,6 +66,14 @@ class Action:
     why: str = ""
 
 
+def why(beyond: int, available: int, keep: int) -> str:
+    """What is said of a VM that gives way when so many bytes are free of `keep`. `beyond`: what was reserved for it."""
+    return (
+        f"its host is out of memory: {available // MIB} MiB are free of {keep // MIB} that it keeps,"
+        f" and this VM has {max(0, beyond) // MIB} MiB more than was reserved for it"
+    )
+
+
 def in_order(vms: Iterable[Holder]) -> list[Holder]:
     """Those that may be chosen, who gives way first first."""
     return sorted(
@@ -72,11 +82,18 @@ def in_order(vms: Iterable[Holder]) -> list[Holder]:
     )
 
 
-def decide(available: int, keep: int, vms: Iterable[Holder], rate: float = 0.0) -> list[Action]:
-    """What to do when so many bytes are free of `keep` that should be, and so many are lost each second."""
+def decide(
+    available: int, keep: int, vms: Iterable[Holder], rate: float = 0.0, *, stuck: bool = False
+) -> list[Action]:
+    """What to do when so many bytes are free of `keep` that should be, and so many are lost each second.
+
+    `stuck`: all that may be chosen have stood for long, so that nothing but their end gives memory back.
+    """
     order = in_order(vms)
     if available < keep // 4:
-        return _end(available, keep, order)
+        return _end(available, keep, order, until=keep // 2)
+    if stuck and available < keep:
+        return _end(available, keep, order[:-1], until=keep)
     if available >= keep and available - rate * AHEAD_S >= keep:
         waiting = [vm for vm in reversed(order) if vm.paused == "for-memory"]
         share = -(-len(waiting) // GO_ON_SHARE)
@@ -84,14 +101,14 @@ def decide(available: int, keep: int, vms: Iterable[Holder], rate: float = 0.0) 
     return []
 
 
-def _end(available: int, keep: int, order: list[Holder]) -> list[Action]:
+def _end(available: int, keep: int, order: list[Holder], until: int) -> list[Action]:
     """As many as give back enough that nobody else has to be ended next."""
     actions = []
     coming = available
     for vm in order:
-        if coming >= keep // 2:
+        if coming >= until:
             break
-        actions.append(Action("end", vm.name, why(vm, available, keep)))
+        actions.append(Action("end", vm.name, why(vm.beyond, available, keep)))
         coming += vm.own_bytes
     return actions
 
@@ -106,6 +123,7 @@ class MemoryGuard:
         self._task: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._gave_back = False
+        self._stand_since: float | None = None  # all that may be chosen
         self._own: dict[str, int] = {}  # bytes, by VM
         self._own_at = float("-inf")
         self._called = asyncio.Event()
@@ -171,8 +189,18 @@ class MemoryGuard:
         if available < self._becomes_short:
             giving = [Candidate(vm.name, vm.own_bytes, bool(vm.paused)) for vm in in_order(holders)]
             self._reclaim.soon(giving)
-        actions = decide(available, self._keep, holders, self.brake.rate or 0.0)
+        stuck = self._are_stuck(holders)
+        actions = decide(available, self._keep, holders, self.brake.rate or 0.0, stuck=stuck)
         await asyncio.gather(*(self._do(action) for action in actions))
+
+    def _are_stuck(self, holders: Iterable[Holder]) -> bool:
+        stand = {vm.paused for vm in in_order(holders)}
+        if "" in stand or "for-memory" not in stand:
+            self._stand_since = None
+            return False
+        now = time.monotonic()
+        self._stand_since = self._stand_since or now
+        return now - self._stand_since >= STUCK_S
 
     @property
     def _becomes_short(self) -> int:
@@ -211,17 +239,18 @@ class MemoryGuard:
         return holders
 
     def _offer(self, holders: Iterable[Holder]) -> None:
-        self.brake.offer([vm for vm in in_order(holders) if not vm.paused])
+        self.brake.offer([vm.name for vm in in_order(holders) if not vm.paused])
 
     def pause_held(self) -> None:
         """Begins to pause whom the brake holds."""
-        for name, said in self.brake.take().items():
-            self._pausing.add(task := asyncio.create_task(self._pause(name, said)))
+        for name, free in self.brake.take().items():
+            self._pausing.add(task := asyncio.create_task(self._pause(name, free)))
             task.add_done_callback(self._pausing.discard)
 
-    async def _pause(self, name: str, said: str) -> None:
+    async def _pause(self, name: str, free: int) -> None:
         try:
             vm = self._vms.get(name)
+            said = why(vm.machine.own_bytes() - vm.reserved_bytes, free, self._keep)
             if vm.turn.locked():  # it was held in the middle of its fork, which needs its monitor
                 vm.machine.go_on()
                 await self._vms.pause(name, said)

@@ -147,6 +147,7 @@ class QemuMachine:
         if self._warming is not None:
             self._warming.cancel()
             await asyncio.gather(self._warming, return_exceptions=True)
+            self._warming = None  # its error knows this machine: neither would go before all garbage is looked at
 
     async def connect(self, port: int) -> socket.socket:
         cluster, address = self._identity.cluster, self._identity.ip
@@ -243,6 +244,7 @@ class QemuMachine:
         if self._watcher is not None:
             self._watcher.cancel()
             await asyncio.gather(self._watcher, return_exceptions=True)
+            self._watcher = None
 
     async def end(self) -> None:
         await self._stop_warming()

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
-import os
 import sys
+
+from copper.priority import come_first
 
 NICE = -10  # a hundred VMs that wake at once would leave a node that starts a hundredth of the time
 
 
 def main() -> int:
     """Exit status as in all commands: 0 ended as told, else the error's."""
-    with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, 0, NICE)
+    come_first(NICE)
     gc.disable()  # nothing of what is imported is garbage
     from copper.node.serve import main as serve
 

@@ -31,6 +31,7 @@ from copper.model.api import Health
 from copper.model.errors import BadInput, Conflict, CopperError
 from copper.model.settings import Settings, from_environment
 from copper.node.names import NameServer
+from copper.priority import come_first
 from copper.store.sqlite import SqliteStore
 from copper.vmm.paging import stay_resident
 from copper.wire import trace
@@ -191,10 +192,7 @@ def serve(settings: Settings) -> None:
         except OSError as error:
             raise BadInput(f"COPPER_TRACE={settings.trace}: {error.strerror}") from error
     look_at_what_is_new()
-    with contextlib.suppress(OSError):
-        os.setpriority(
-            os.PRIO_PROCESS, 0, -5
-        )  # before the VMs, which would share it out among them
+    come_first(-5)  # before the VMs, which would share it out among them
     try:
         stay_resident()
     except OSError as error:

@@ -259,8 +259,9 @@ class QemuProcess:
 
     def _on_exit(self) -> None:
         asyncio.get_running_loop().remove_reader(self._pidfd)
-        if self.on_exit is not None:
-            self.on_exit()
+        on_exit, self.on_exit = self.on_exit, None
+        if on_exit is not None:
+            on_exit()
         # an adopted process is another's child, which reaps it
         with contextlib.suppress(ChildProcessError):
             os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
@@ -324,6 +325,7 @@ class QemuProcess:
 
     async def leave(self) -> None:
         """Lets go of the process, which runs on."""
+        self.on_exit = None
         if self._pidfd >= 0:
             asyncio.get_running_loop().remove_reader(self._pidfd)
             self._close_pidfd()
