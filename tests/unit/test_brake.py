@@ -107,4 +107,4 @@ def test_never_more_than_run_and_enough_for_what_is_being_lost(
     assert 0 <= count <= running
     if running:
         lost = max(0.0, rate) * HORIZON_S * (1 - count / running)
-        assert lost <= max(0, available - KEEP // 4) + 1
+        assert lost <= max(0, available - KEEP // 8 * 3) + 1

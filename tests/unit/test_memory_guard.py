@@ -63,7 +63,8 @@ def test_who_is_ended_is_told_why() -> None:
 
 def test_of_many_that_stand_a_share_goes_on_at_once() -> None:
     vms = [holder(f"a-{n}", 10, 4, n, paused="for-memory") for n in range(40)]
-    assert verbs(decide(KEEP, KEEP, vms)) == [("unpause", f"a-{n}") for n in range(3)]
+    assert verbs(decide(2 * KEEP, KEEP, vms)) == [("unpause", f"a-{n}") for n in range(3)]
+    assert verbs(decide(KEEP, KEEP, vms)) == [("unpause", "a-0")]
 
 
 def test_nobody_goes_on_while_memory_goes() -> None:

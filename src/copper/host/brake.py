@@ -29,11 +29,11 @@ log = logging.getLogger(__name__)
 def how_many(available: int, keep: int, rate: float, running: int, *, fell: bool) -> int:
     """Of so many that run, how many are to be held now. Bytes, and bytes a second that are being lost.
 
-    At most a quarter of `keep` shall be left to lose: so large a share is held that what the others take within
-    HORIZON_S does not reach it. Below half of it one is held each time that it `fell` further.
+    Below a quarter of `keep` VMs are ended. So large a share is held that what the others take within HORIZON_S leaves
+    half as much again. Below half of it one is held each time that it `fell` further.
     """
     losing = max(0.0, rate) * HORIZON_S
-    spare = max(0, available - keep // 4)
+    spare = max(0, available - keep // 8 * 3)
     if spare < losing:
         return min(running, math.ceil(running * (1 - spare / losing)))
     return min(running, 1) if available < keep // 2 and fell else 0

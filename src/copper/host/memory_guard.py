@@ -30,12 +30,13 @@ from copper.model.settings import MIB
 
 FIRST_LOOK_S = 1.0  # a controller that begins with the agent has read its state by then
 LOOK_S = 0.5
-LOOK_OFTEN_S = 0.05  # while less is free than the host keeps
+LOOK_OFTEN_S = 0.1  # while less is free than the host keeps
 OWN_S, OWN_OFTEN_S = (
     2.0,
     0.5,
 )  # for so long it is true enough what VMs hold; some 0.1 ms to read for each
-GO_ON_SHARE = 16  # of those that stand so many parts go on at once
+GO_ON_SHARE = 16  # of those that stand at most one of so many goes on at once
+GO_ON_BYTES = 64 * MIB  # beyond what is kept, for each after the first that goes on
 AHEAD_S = 1.0  # nobody goes on where all that is kept would not be free for so long
 STUCK_S = 30.0  # that all may stand before one is ended so that the others go on
 log = logging.getLogger(__name__)
@@ -96,8 +97,8 @@ def decide(
         return _end(available, keep, order[:-1], until=keep)
     if available >= keep and available - rate * AHEAD_S >= keep:
         waiting = [vm for vm in reversed(order) if vm.paused == "for-memory"]
-        share = -(-len(waiting) // GO_ON_SHARE)
-        return [Action("unpause", vm.name) for vm in waiting[:share]]
+        at_once = min(-(-len(waiting) // GO_ON_SHARE), 1 + (available - keep) // GO_ON_BYTES)
+        return [Action("unpause", vm.name) for vm in waiting[:at_once]]
     return []
 
 
