@@ -106,6 +106,8 @@ def test_version_1_lies_below_the_agents_own_group(tmp_path: Path) -> None:
     mine = Path("copper") / instance_of(tmp_path) / "a-0"
     cpu, memory = tmp_path / "cpu" / mine, tmp_path / "memory" / "agent" / mine
     assert (cpu / "cgroup.procs").read_text() == (memory / "cgroup.procs").read_text() == "77"
+    assert (cpu / "cpu.shares").read_text() == str(64 * 2048)  # it begins
+    groups.weigh("a-0")
     assert (cpu / "cpu.shares").read_text() == "2048"
     assert groups.found() == [cpu, memory]
     asyncio.run(groups.remove("a-0"))
@@ -140,6 +142,8 @@ def test_version_2_hands_controllers_down_and_has_one_group(tmp_path: Path) -> N
         assert (folder / "cgroup.subtree_control").read_text() == "+cpu +memory"
     (group,) = groups.found()
     assert group == mine / "a-0"
+    assert (group / "cpu.weight").read_text() == "10000"
+    groups.weigh("a-0")
     assert (group / "cpu.weight").read_text() == "200"
     (group / "memory.stat").write_text(f"anon {30 * MIB}\nshmem 0\n")
     (group / "memory.swap.max").write_text("max")

@@ -73,7 +73,7 @@ RULES = [
         "names are learnt from the API alone",
         who="copper.dns",
         what=("copper",),
-        fine=("copper.client", "copper.dns", "copper.model"),
+        fine=("copper.client", "copper.dns", "copper.model", "copper.priority"),
     ),
     Rule(
         "the wire of DNS is spoken in one place, and measured in another",

@@ -23,7 +23,6 @@ from copper.model.networks import Exposure
 from copper.vmm.capabilities import Verdict
 
 PAGE = 4096
-_FIELDS = tuple(VmRecord.model_fields)
 VERDICT = Verdict("tcg", "machines are fake", proven=True)
 
 
@@ -73,8 +72,7 @@ class FakeHypervisor:
         )
 
     def available_bytes(self) -> int | None:
-        place = self.seen
-        return place.room_bytes() if place.runs_out else None
+        return self.seen.room_bytes() if self.seen.runs_out else None
 
     def images(self) -> list[ImageInfo]:
         return [

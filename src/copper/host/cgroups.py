@@ -37,6 +37,8 @@ from copper.model.machine import Shape
 CONTROLLERS = {"cpu", "memory"}
 KERNEL_BYTES = 16 << 20
 PERIOD_US = 100_000
+FIRST = 64  # times the weight of a VM that has begun: one that begins among many that are busy is soon there
+MOST_SHARES = 262_144  # that version 1 takes
 TRIES = 20  # an ended process leaves its group a moment after it is gone
 log = logging.getLogger(__name__)
 
@@ -47,6 +49,7 @@ class _Group:
 
     pid: int
     folders: tuple[Path, ...]
+    cpus: int
     kernel_bytes: int
     is_copy: bool = False  # most of what its process has is also another's
 
@@ -154,28 +157,41 @@ class Groups:
             )
 
     def put(self, vm: str, pid: int, shape: Shape, *, is_copy: bool = False) -> None:
-        """Moves a process and its threads into the group of this VM, weighed by its processors.
+        """Moves a process and its threads into the group of this VM. Until `weigh` it comes before other VMs.
 
         Blocks for up to 20 ms while the kernel does it. A host that cannot goes on without, and says so.
         """
         if self._layout is None:
             return
         folders = tuple(root / self._below / vm for root in self._layout.roots())
-        self._groups[vm] = _Group(pid, folders, _kernel_bytes(shape), is_copy)
+        self._groups[vm] = _Group(pid, folders, shape.cpus, _kernel_bytes(shape), is_copy)
         try:
             with self._turn:
                 self._open(self._layout)
                 for folder in folders:
                     folder.mkdir(exist_ok=True)
-            if self._layout.version == 1:
-                _write(folders[0] / "cpu.shares", str(1024 * shape.cpus))
-            else:
-                _write(folders[0] / "cpu.weight", str(min(10_000, 100 * shape.cpus)))
+            self._write_weight(self._groups[vm], FIRST)
             for folder in folders:
                 _write(folder / "cgroup.procs", str(pid))
         except OSError as error:
             if error.errno != errno.ESRCH:  # it has just ended: its watcher says so
                 log.warning("VM %s has no cgroup: %s: %s", vm, error.filename, error.strerror)
+
+    def weigh(self, vm: str) -> None:
+        """From now on this VM has processor time by its processors, as others have."""
+        group = self._groups.get(vm)
+        if group is not None:
+            try:
+                self._write_weight(group, 1)
+            except OSError as error:
+                log.warning("VM %s keeps coming first: %s", vm, error.strerror)
+
+    def _write_weight(self, group: _Group, times: int) -> None:
+        weight = times * group.cpus
+        if self._version == 1:
+            _write(group.folders[0] / "cpu.shares", str(min(MOST_SHARES, 1024 * weight)))
+        else:
+            _write(group.folders[0] / "cpu.weight", str(min(10_000, 100 * weight)))
 
     def put_back(self, pid: int) -> None:
         """Moves the copy of a VM's process that is no VM out of that VM's group, to where the agent is. Blocks."""
@@ -215,7 +231,7 @@ class Groups:
         folders = tuple(
             dict.fromkeys(self._layout.mounts[name] / found[name] for name in ("cpu", "memory"))
         )
-        self._groups[vm] = _Group(pid, folders, _kernel_bytes(shape), is_copy)
+        self._groups[vm] = _Group(pid, folders, shape.cpus, _kernel_bytes(shape), is_copy)
 
     def hold(self, vm: str, limits: VmLimits, *, again: bool = False) -> None:
         """Writes a VM's limits, as they are now; None is no limit. Raises Refused, nothing changed.

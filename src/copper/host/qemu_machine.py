@@ -29,6 +29,7 @@ from copper.vmm.alive import shared_out_bytes
 from copper.vmm.paging import page_out
 from copper.wire.undo import undo
 
+FIRST_S = 5.0  # that one that begins comes before others, at most
 WARM_S = 30.0  # that a guest may take to answer pings
 CONNECT_S = 20.0  # that a guest may take to answer: it may be one of many on a busy host
 log = logging.getLogger(__name__)
@@ -60,6 +61,8 @@ class QemuMachine:
         self._process.on_exit = self._exited
         self._watcher: asyncio.Task[None] | None = None
         self._warming: asyncio.Task[None] | None = None
+        # a guest whose hooks take long is one of many again meanwhile
+        self._begins = asyncio.get_running_loop().call_later(FIRST_S, groups.weigh, self.name)
         self._limits = VmLimits()
         self._used = Used(0, 0.0, 0, 0)
 
@@ -132,6 +135,8 @@ class QemuMachine:
 
     async def link_up(self) -> None:
         await self._networks.link_up(self._identity.cluster, self._identity.vmid)
+        self._begins.cancel()
+        self._groups.weigh(self.name)
         if self.forks_by_copy and not self._process.is_copy and self._warming is None:
             self._warming = asyncio.create_task(self._warm())
 
@@ -247,6 +252,7 @@ class QemuMachine:
             self._watcher = None
 
     async def end(self) -> None:
+        self._begins.cancel()
         await self._stop_warming()
         await self._stop_watching()
         await self.guest.close()
@@ -257,6 +263,7 @@ class QemuMachine:
         self._let_go(self, True)
 
     async def leave(self) -> None:
+        self._begins.cancel()
         await self._stop_warming()
         await self._stop_watching()
         await self.guest.close()
