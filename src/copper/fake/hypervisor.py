@@ -395,6 +395,6 @@ class RoomRecords:
 
     def all(self) -> list[VmRecord]:
         return [
-            VmRecord.model_validate(dict(zip(_FIELDS, kept, strict=True)))
+            VmRecord.model_validate(dict(zip(VmRecord.model_fields, kept, strict=True)))
             for kept in self._hypervisor.place.records.values()
         ]
