@@ -69,7 +69,14 @@ class Rows:
             Kind(self.first, "ms", f"the first {PART} turns, or a half of them"),
             Kind(self.last, "ms", f"the last {PART} turns, or a half of them"),
             Kind(
-                FILES, "", "of Copper's process after each turn, beyond what it had after the first"
+                FILES,
+                "",
+                "of Copper's process after each turn, beyond what it had after the first, without those of layers",
+            ),
+            Kind(
+                LAYERS,
+                "",
+                "descriptors of layers that it has: a master has up to eight, then they are joined",
             ),
             Kind(RSS, "MB", "the same of its memory (VmRSS)"),
             Kind(
@@ -87,10 +94,12 @@ class Rows:
             Target("the last turns over the first, medians", self.last, 1.25, over=self.first),
             Target("left behind, worst", LEFT, 0, at="worst"),
             Target("descriptors beyond the first turn's, worst", FILES, 4, at="worst"),
+            Target("layers of two masters and their template, worst", LAYERS, 20, at="worst"),
         )
 
 
 FILES = "descriptors more"
+LAYERS = "layers held"
 RSS = "memory of Copper's process more"
 LEFT = "left behind"
 
@@ -152,6 +161,7 @@ def _turns(
             held = _Held.of(place)
             before = before or held
             results.add(FILES, held.files - before.files)
+            results.add(LAYERS, held.layers)
             results.add(RSS, held.rss_mb - before.rss_mb)
             results.add(LEFT, held.amiss)
         part = min(PART, turns // 2)
@@ -177,7 +187,8 @@ def _booted(place: Place, cluster: str, guest: Guest) -> Iterator[tuple[Shell, P
 class _Held:
     """What a Copper has at an instant at which it is at rest."""
 
-    files: int
+    files: int  # descriptors that are none of layers
+    layers: int
     rss_mb: float
     amiss: int
 
@@ -189,10 +200,19 @@ class _Held:
         try:
             status = process.joinpath("status").read_text()
             rss = next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS"))
-            files = len(list(process.joinpath("fd").iterdir()))
+            opened = [_link(fd) for fd in process.joinpath("fd").iterdir()]
         except (OSError, StopIteration) as error:
             raise CopperError(f"the bench's Copper has ended: {error}") from error
         units = len(list((settings.run_dir / "q").iterdir())) - settings.standbys
         vms = len(place.client.statuses())
         amiss = len(place.client.audit()) + max(0, units - vms)
-        return cls(files, int(rss) * 1024 / 1e6, amiss)
+        layers = sum(what.startswith("/memfd:copper-layer") for what in opened)
+        return cls(len(opened) - layers, layers, int(rss) * 1024 / 1e6, amiss)
+
+
+def _link(fd: Path) -> str:
+    """What a descriptor is of; one that was closed meanwhile is of nothing."""
+    try:
+        return str(fd.readlink())
+    except FileNotFoundError:
+        return ""
