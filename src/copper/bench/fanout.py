@@ -168,6 +168,8 @@ class _Run:
         """60 onto standbys, ended, grown again; and machines that ping each other."""
         results, rows = self._results, self._rows
         with self._booted("fan-many") as (shell, probe):
+            fan_out(self._place, shell, probe, 1)  # as the idle master has forked before its 60
+            end_all(self._place, shell)
             with results.said(rows.standbys):
                 self._place.rest(quiet=True)
                 ticket = shell.ask(f"gc rt {rows.many} {rows.many} 1 60000").split()[-1]

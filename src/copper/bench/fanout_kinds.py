@@ -6,7 +6,7 @@ import dataclasses
 
 from copper.bench.series import Kind, Target
 
-SIZES = (1, 2, 4, 8, 16, 32, 60)
+SIZES = (1, 2, 4, 8, 16, 32, 60, 128)
 LOADS = ("idle", "busy")
 IDENTITY = "identity, one clone"
 CPU_NODE = "of that, Copper's own process"
@@ -86,7 +86,7 @@ class Rows:
                 self.standbys,
                 "ms",
                 f"as clone {many}, onto a ticket that was granted when everything was at rest, and all was at rest"
-                " again: the processes that a ticket is promised wait",
+                " again: the processes that a ticket is promised wait; by a master that has forked once before",
             ),
             Kind(
                 IDENTITY,

@@ -135,7 +135,7 @@ def guest(rounds: int | None, image: str, out: Path | None) -> int:
     "sizes",
     type=Number("n", 1, 1024),
     multiple=True,
-    help="Clones of one call; repeatable. 1, 2, 4, 8, 16, 32 and 60 when not given.",
+    help="Clones of one call; repeatable. 1, 2, 4, 8, 16, 32, 60 and 128 when not given.",
 )
 @click.option(
     "--forks-only", is_flag=True, help="Not: standbys, ends, machines that ping each other."
