@@ -21,8 +21,8 @@ HORIZON_S = 0.5  # as long as it takes until those that are held make a differen
 LOOK_S, LOOK_OFTEN_S = 0.2, 0.02
 WINDOW_S, LEAST_WINDOW_S = 0.2, 0.06  # over which it is seen how fast memory goes
 NEAR = 4  # times what the host keeps: less is looked at often
-STEP = 64  # part of what the host keeps, by which it must have fallen before the next is held
 MIB = 1 << 20
+STEP_BYTES = 8 * MIB  # that memory must have fallen before the next is held
 log = logging.getLogger(__name__)
 
 
@@ -108,7 +108,7 @@ class Brake:
             return
         with self._turn:
             running = [vm for vm in self._order if vm not in self._held]
-            fell = available < self._level - self._keep // STEP
+            fell = available < self._level - STEP_BYTES
             count = how_many(available, self._keep, rate, len(running), fell=fell)
             if not count:
                 return
