@@ -10,6 +10,7 @@ import pytest
 
 from copper.vmm.paging import page_out
 
+ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="may not lock memory")
 HOLDS = "import os; held = os.urandom(8 << 20); print(flush=True); input(); print(len(held), held == bytes(held))"
 
 
@@ -40,10 +41,45 @@ print(*(line for line in open("/proc/self/status") if line.startswith("VmLck")))
 """
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="may not lock memory")
+@ROOT
 def test_a_process_stays_in_memory_as_far_as_it_was_touched() -> None:
     done = subprocess.run(
         [sys.executable, "-c", RESIDENT], capture_output=True, text=True, check=True
     )
     locked = int(done.stdout.split()[1]) >> 10
     assert locked > 8
+
+
+FREED = """
+import random
+from pathlib import Path
+from copper.vmm.paging import give_back, stay_resident
+
+def has_mib():
+    status = Path("/proc/self/status").read_text()
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("RssAnon"))) >> 10
+
+if {resident}:
+    stay_resident()
+held = [bytearray(random.randrange(600, 9000)) for _ in range(20_000)]
+full = has_mib()
+for at in range(len(held)):
+    if at % 20:
+        held[at] = None
+give_back()
+locked = next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmLck"))
+print(full - has_mib(), int(locked) > 0)
+"""
+
+
+@pytest.mark.parametrize("resident", [False, pytest.param(True, marks=ROOT)])
+def test_what_was_freed_goes_back_to_the_host(resident: bool) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FREED.format(resident=resident)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    less, locked = done.stdout.split()
+    assert int(less) > 50  # of some 90 MiB, a twentieth of which is still in use
+    assert locked == str(resident)

@@ -33,7 +33,7 @@ from copper.model.settings import Settings, from_environment
 from copper.node.names import NameServer
 from copper.priority import come_first
 from copper.store.sqlite import SqliteStore
-from copper.vmm.paging import stay_resident
+from copper.vmm.paging import give_back, stay_resident
 from copper.wire import trace
 from copper.wire.app import new_app
 from copper.wire.gate import Gate, is_no_call, only_reads_state
@@ -41,6 +41,7 @@ from copper.wire.http import Peer
 from copper.wire.serve import Listener, address_of, tcp_socket, unix_socket
 from copper.wire.serve import serve as serve_http
 
+GIVE_BACK_S = 60.0
 log = logging.getLogger(__name__)
 
 
@@ -109,6 +110,13 @@ async def _told_to_end(names: NameServer) -> AsyncIterator[asyncio.Event]:
         leaving.cancel()
 
 
+async def _give_back() -> None:
+    """VMs that come and go leave holes in this process's memory."""
+    while True:
+        await asyncio.sleep(GIVE_BACK_S)
+        await asyncio.to_thread(give_back)
+
+
 async def _serve(settings: Settings) -> None:
     address = address_of(settings)
     names = NameServer(settings)
@@ -157,6 +165,7 @@ async def _serve(settings: Settings) -> None:
         log.info("what was begun is settled")
         _say_ready()
 
+    giving_back = asyncio.create_task(_give_back())
     try:
         async with contextlib.AsyncExitStack() as open_:
             unix = open_.enter_context(unix_socket(settings.api_socket))
@@ -167,6 +176,7 @@ async def _serve(settings: Settings) -> None:
             end = await open_.enter_async_context(_told_to_end(names))
             await serve_http(listeners, lambda: settle(open_), end)
     finally:
+        giving_back.cancel()
         await names.stop()
         for agent in agents:
             await agent.leave()

@@ -14,6 +14,7 @@ _NOW_AND_LATER, _ONCE_TOUCHED = 1 | 2, 4  # MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT
 _MOST = 1 << 30  # bytes in one call: the kernel takes less than 2 GiB
 _PASSED_OVER = (errno.EINVAL, errno.ENOMEM)  # a mapping that cannot be paged out, or is no more
 _libc = ctypes.CDLL(None, use_errno=True)
+_resident: list[bool] = []  # not empty: this process stays in memory
 
 
 def stay_resident() -> None:
@@ -27,6 +28,21 @@ def stay_resident() -> None:
     if _libc.mlockall(_NOW_AND_LATER | _ONCE_TOUCHED):
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
+    _resident[:] = [True]
+
+
+def give_back() -> None:
+    """Gives the host what this process has freed: the C library keeps what lies between what is in use.
+
+    Takes 4 ms, 30 where there is much; whoever allocates meanwhile waits. Nothing where the library has no such call.
+    """
+    if not hasattr(_libc, "malloc_trim"):
+        return
+    if _resident:
+        _libc.munlockall()  # what is locked is not given back
+    _libc.malloc_trim(0)
+    if _resident:
+        stay_resident()
 
 
 class _Range(ctypes.Structure):
