@@ -29,10 +29,8 @@ from copper.model.settings import Settings, from_environment
 CLONES, MEMORY_MIB, WRITE_MIB, WATCH_S = 400, 256, 96, 900.0
 BATCH = 50  # clones of one call
 LEARNING_S = 120.0  # until it is known how little they write
-AT_ONCE, WAITS_S = (
-    8,
-    2.0,
-)  # that are told to write, and how long the next waits for one that does not answer
+AT_ONCE = 8  # that are told to write
+WAITS_S = 2.0  # that the next waits for one that does not answer
 BEGIN_S = 60.0
 LOOK_S = 1.0
 GO_ON_S = 240.0  # that those who stood are given to go on

@@ -20,6 +20,7 @@ from copper.bench.progress import Progress
 from copper.bench.run import OUT, a_run, facts
 from copper.bench.series import Kind, Results, Target, report
 from copper.bench.stats import Guest
+from copper.host.inventory import links_of
 from copper.model.errors import BadInput, CopperError
 from copper.model.settings import Settings, from_environment
 
@@ -200,19 +201,11 @@ class _Held:
         try:
             status = process.joinpath("status").read_text()
             rss = next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS"))
-            opened = [_link(fd) for fd in process.joinpath("fd").iterdir()]
         except (OSError, StopIteration) as error:
             raise CopperError(f"the bench's Copper has ended: {error}") from error
+        opened = links_of(process)
         units = len(list((settings.run_dir / "q").iterdir())) - settings.standbys
         vms = len(place.client.statuses())
         amiss = len(place.client.audit()) + max(0, units - vms)
         layers = sum(what.startswith("/memfd:copper-layer") for what in opened)
         return cls(len(opened) - layers, layers, int(rss) * 1024 / 1e6, amiss)
-
-
-def _link(fd: Path) -> str:
-    """What a descriptor is of; one that was closed meanwhile is of nothing."""
-    try:
-        return str(fd.readlink())
-    except FileNotFoundError:
-        return ""

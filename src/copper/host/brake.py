@@ -135,9 +135,8 @@ class Brake:
             try:
                 available = self._available()
                 self.look(time.monotonic(), available)
-            except (
-                Exception
-            ):  # a host without it is worse off than one whose log says this again and again
+            except Exception:
+                # a host without a brake is worse off than one whose log says this again and again
                 log.exception("the host's memory cannot be looked at")
                 pause_s = LOOK_S
                 continue

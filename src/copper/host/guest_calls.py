@@ -60,7 +60,7 @@ class GuestCalls:
     async def ended(self) -> None:
         """Waits until all that was cancelled has ended. Nothing is taken after, and whoever sent is let go."""
         await asyncio.gather(*self._ending, return_exceptions=True)
-        self._send, self._room = _unsent, _none
+        self._send, self._room = _unsent, _no_wait
 
     def _end(self, task: asyncio.Task[None]) -> None:
         task.cancel()
@@ -101,5 +101,5 @@ def _unsent(_: dict[str, Any]) -> None:
     """A channel that is closed takes nothing."""
 
 
-async def _none() -> None:
+async def _no_wait() -> None:
     """There is no room to be waited for."""

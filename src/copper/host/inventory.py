@@ -131,7 +131,7 @@ class Place:
             for stored in manifest.vms:
                 users |= dict.fromkeys(stored.disks, stored.vm.identity.name)
         for qemu in qemus:
-            for link in _links(self.proc / str(qemu.alive.pid)):
+            for link in links_of(self.proc / str(qemu.alive.pid)):
                 if link.endswith(".qcow2"):
                     users[Path(link)] = units.get(qemu.unit, "") or "(process)"
         for path in sorted(self.settings.disks_dir.glob("*")):
@@ -151,7 +151,7 @@ class Place:
             (os.getpid(), ""),
             *((qemu.alive.pid, units.get(qemu.unit, "") or "(process)") for qemu in qemus),
         ]:
-            for link in _links(self.proc / str(pid)):
+            for link in links_of(self.proc / str(pid)):
                 if match := _LAYER.match(link):
                     users[match[1]] = users.get(match[1]) or vm
         for layer, vm in sorted(users.items()):
@@ -305,7 +305,7 @@ def _unit_of(process: Path) -> str:
     return unit if name != unit and UNIT.fullmatch(unit) else ""
 
 
-def _links(process: Path) -> list[str]:
+def links_of(process: Path) -> list[str]:
     """What a process has open."""
     links = []
     with contextlib.suppress(OSError):
@@ -316,7 +316,7 @@ def _links(process: Path) -> list[str]:
 
 
 def _sockets_of(process: Path) -> set[str]:
-    return {link[8:-1] for link in _links(process) if link.startswith("socket:[")}
+    return {link[8:-1] for link in links_of(process) if link.startswith("socket:[")}
 
 
 def _sockets_below(folder: Path, proc: Path) -> set[str]:

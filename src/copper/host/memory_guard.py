@@ -252,12 +252,12 @@ class MemoryGuard:
         try:
             vm = self._vms.get(name)
             said = why(vm.machine.own_bytes() - vm.reserved_bytes, free, self._keep)
-            if vm.turn.locked():  # it was held in the middle of its fork, which needs its monitor
-                vm.machine.go_on()
+            async with contextlib.nullcontext() if vm.turn.locked() else self._at_once:
+                if (
+                    vm.turn.locked()
+                ):  # it is held in the middle of its fork, which needs its monitor
+                    vm.machine.go_on()
                 await self._vms.pause(name, said)
-            else:
-                async with self._at_once:
-                    await self._vms.pause(name, said)
             log.warning("VM %s: pause: %s", name, said)
         except (CopperError, OSError) as error:
             if name in self._vms:  # otherwise it has ended meanwhile

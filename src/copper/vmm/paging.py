@@ -14,7 +14,7 @@ _NOW_AND_LATER, _ONCE_TOUCHED = 1 | 2, 4  # MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT
 _MOST = 1 << 30  # bytes in one call: the kernel takes less than 2 GiB
 _PASSED_OVER = (errno.EINVAL, errno.ENOMEM)  # a mapping that cannot be paged out, or is no more
 _libc = ctypes.CDLL(None, use_errno=True)
-_resident: list[bool] = []  # not empty: this process stays in memory
+_resident = False  # whether this process stays in memory
 
 
 def stay_resident() -> None:
@@ -23,12 +23,13 @@ def stay_resident() -> None:
     A host that runs out of memory takes first what it can read again from a disk: then whoever is to mend that waits
     for a disk at every step. Raises OSError: no right to. Nothing of it counts against a limit then.
     """
+    global _resident
     if os.geteuid() and resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] != resource.RLIM_INFINITY:
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
     if _libc.mlockall(_NOW_AND_LATER | _ONCE_TOUCHED):
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
-    _resident[:] = [True]
+    _resident = True
 
 
 def give_back() -> None:
