@@ -36,7 +36,8 @@ unsigned char *ram;
 size_t ram_bytes;
 
 int connected = -1, tap = -1; /* whom the control thread serves; the tap that the network card is on */
-static jmp_buf beginning;     /* of the control thread */
+void (*answered)(void);
+static jmp_buf beginning; /* of the control thread */
 static int ram_fd = -1, listen_fd = -1;
 static int kept[4096]; /* layers in use, lowest first: a host agent that restarts finds them in /proc/PID/fd */
 static size_t kept_count;
@@ -123,6 +124,16 @@ static int lay(const int *fds, size_t count, uint32_t flags) {
     return 0;
 }
 
+int layer_save(int fd, uint32_t flags, uint64_t most_pages, struct reply *reply) {
+    if (kept_count == sizeof kept / sizeof *kept) return EINVAL;
+    int error = save_finish(fd, flags, most_pages, reply);
+    if (error) return error;
+    if (flags & FLAG_FLATTEN)
+        while (kept_count > 1) close(kept[--kept_count]);
+    kept[kept_count++] = dup(fd);
+    return 0;
+}
+
 /* A QEMU that waits is on a tap that leads nowhere: which network it will be on is known when it becomes a VM. Its number
  * stays, so that QEMU, whose loop looks at numbers anew each time, goes on with the other one. */
 static int take_tap(int fd) {
@@ -150,21 +161,13 @@ static void count_mappings(struct reply *reply) {
 
 static int serve_one(const struct request *request, const unsigned char *payload, int *fds, size_t fd_count,
                      struct reply *reply) {
-    int error;
     if (!ram) return EAGAIN;
     switch (request->verb) {
     case VERB_LAY: return lay(fds, fd_count, request->flags);
     case VERB_PRECOPY:
         if (fd_count != 1 || request->payload % sizeof(struct extent)) return EINVAL;
         return save_precopy(fds[0], (const void *)payload, request->payload / sizeof(struct extent), reply);
-    case VERB_SAVE:
-        if (fd_count != 1 || kept_count == sizeof kept / sizeof *kept) return EINVAL;
-        error = save_finish(fds[0], request->flags, request->argument, reply);
-        if (error) return error;
-        if (request->flags & FLAG_FLATTEN)
-            while (kept_count > 1) close(kept[--kept_count]);
-        kept[kept_count++] = dup(fds[0]);
-        return 0;
+    case VERB_SAVE: return fd_count == 1 ? layer_save(fds[0], request->flags, request->argument, reply) : EINVAL;
     case VERB_ABORT: save_abort(); return 0;
     case VERB_STAT:
         count_own(reply);
@@ -206,7 +209,10 @@ void serve(int connection, answer *how) {
             else reply.error = how(&request, message + sizeof request, fds, fd_count, &reply);
         }
         for (size_t i = 0; i < fd_count; i++) close(fds[i]);
-        if (send(connection, &reply, sizeof reply, MSG_NOSIGNAL) != (ssize_t)sizeof reply) return;
+        bool sent = send(connection, &reply, sizeof reply, MSG_NOSIGNAL) == (ssize_t)sizeof reply;
+        if (answered) answered();
+        answered = NULL;
+        if (!sent) return;
     }
 }
 

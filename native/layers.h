@@ -42,7 +42,7 @@ enum verb {
     VERB_ABORT = 4,   /* forget a PRECOPY */
     VERB_STAT = 5,    /* own pages, layers; mappings */
     VERB_TAP = 6,     /* descriptor: the tap that this QEMU's card is on from now on */
-    VERB_SEED = 7,    /* descriptor: a connection; payload: a unit's name; with the VM stopped: a copy that waits for FORK */
+    VERB_SEED = 7,    /* descriptor: a connection; payload: a unit's name; with the VM stopped: a copy that waits for SAVE, FORK */
     VERB_FORK = 8,    /* to a seed; descriptors by enum role; payload: the new unit's name; a copy of the VM, stopped */
 };
 
@@ -74,7 +74,7 @@ struct run { /* pages [first, first + count) of guest memory, at page `slot` of 
     uint64_t first, count, slot;
 };
 
-struct runs {
+struct runs { /* on pages of its own: in a seed nothing is allocated */
     struct run *at;
     size_t count, room;
 };
@@ -82,6 +82,8 @@ struct runs {
 extern unsigned char *ram;
 extern size_t ram_bytes;
 
+void *take_pages(size_t bytes); /* NULL: there is no memory */
+void give_pages(void *at, size_t bytes);
 bool runs_add(struct runs *runs, uint64_t first, uint64_t count, uint64_t slot);
 void runs_free(struct runs *runs);
 uint64_t runs_pages(const struct runs *runs);
@@ -112,9 +114,11 @@ int seed_make(int connection, const unsigned char *unit, struct reply *reply); /
 /* layers.c */
 typedef int answer(const struct request *, const unsigned char *payload, int *fds, size_t fd_count, struct reply *);
 void serve(int connection, answer *how);
+extern void (*answered)(void); /* to be called once, when the answer is sent */
 _Noreturn void begin_again(void); /* in a copy: the control thread serves `connected` */
 extern int connected, tap;
 int layer_map(const struct extent *extents, size_t count, int fd);
+int layer_save(int fd, uint32_t flags, uint64_t most_pages, struct reply *reply);
 uint64_t now_ns(void);
 
 #endif

@@ -11,7 +11,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define GAP 4u /* pages: own runs closer than this become one extent, to keep mappings few */
+/* Pages: runs closer than this become one extent, to keep mappings few, which every copy of the process pays for. */
+#define GAP 4u         /* what lies between is copied, in a pause */
+#define GAP_LOWEST 16u /* what lies between is zero, and there once for all VMs of a template */
 
 static struct runs ahead; /* what PRECOPY has written, by guest page */
 static uint64_t next_slot = 1; /* page 0 of the file is the header */
@@ -44,12 +46,12 @@ static bool is_zero(uint64_t page) {
     return !p[0] && !memcmp(p, p + 1, PAGE - 1);
 }
 
-/* Own runs with the small gaps between them closed. */
-static int close_gaps(const struct runs *own, struct runs *out) {
+/* Runs with the small gaps between them closed. */
+static int close_gaps(const struct runs *own, uint64_t gap, struct runs *out) {
     for (size_t i = 0; i < own->count; i++) {
         const struct run *r = &own->at[i];
         struct run *last = out->count ? &out->at[out->count - 1] : NULL;
-        if (last && r->first <= last->first + last->count + GAP) {
+        if (last && r->first <= last->first + last->count + gap) {
             uint64_t end = r->first + r->count;
             if (end > last->first + last->count) last->count = end - last->first;
         } else if (!runs_add(out, r->first, r->count, 0)) {
@@ -59,19 +61,24 @@ static int close_gaps(const struct runs *own, struct runs *out) {
     return 0;
 }
 
+/* Runs of pages that are not zero, but for those in small gaps. */
 static int without_zeros(const struct runs *own, struct runs *out) {
+    struct runs some = {0};
+    int error = 0;
     for (size_t i = 0; i < own->count; i++) {
         uint64_t end = own->at[i].first + own->at[i].count, start = end;
         for (uint64_t page = own->at[i].first; page <= end; page++) {
             bool wanted = page < end && !is_zero(page);
             if (wanted && start == end) start = page;
             if (!wanted && start != end) {
-                if (!runs_add(out, start, page - start, 0)) return ENOMEM;
+                if (!runs_add(&some, start, page - start, 0)) error = ENOMEM;
                 start = end;
             }
         }
     }
-    return 0;
+    if (!error) error = close_gaps(&some, GAP_LOWEST, out);
+    runs_free(&some);
+    return error;
 }
 
 static int by_page(const void *a, const void *b) {
@@ -124,7 +131,7 @@ int save_precopy(int fd, const struct extent *wanted, size_t count, struct reply
             if (!runs_add(&all, own.at[i].first, own.at[i].count, 0)) error = ENOMEM;
     }
     if (all.count) qsort(all.at, all.count, sizeof *all.at, by_page);
-    if (!error) error = close_gaps(&all, &closed);
+    if (!error) error = close_gaps(&all, GAP, &closed);
     reply->scan_ns = now_ns() - started;
     started = now_ns();
     if (!error) {
@@ -142,14 +149,12 @@ int save_precopy(int fd, const struct extent *wanted, size_t count, struct reply
     return error;
 }
 
-static int write_index(int fd, struct runs *held, struct reply *reply, struct extent **extents) {
+/* `index` has room for as many extents as there are runs. */
+static int write_index(int fd, struct runs *held, struct reply *reply, struct extent *index) {
     struct layer_header header = {.version = LAYER_VERSION, .page_size = PAGE, .ram_bytes = ram_bytes,
                                   .index_offset = next_slot * PAGE, .pages = runs_pages(held)};
-    struct extent *index = malloc((held->count ? held->count : 1) * sizeof *index);
-    if (!index) return ENOMEM;
-    *extents = index;
     memcpy(header.magic, LAYER_MAGIC, 8);
-    if (held->count) qsort(held->at, held->count, sizeof *held->at, by_page);
+    if (ahead.count) qsort(held->at, held->count, sizeof *held->at, by_page); /* else they are in order */
     size_t n = 0;
     for (size_t i = 0; i < held->count; i++) {
         const struct run *r = &held->at[i];
@@ -172,6 +177,7 @@ static int write_index(int fd, struct runs *held, struct reply *reply, struct ex
 int save_finish(int fd, uint32_t flags, uint64_t most_pages, struct reply *reply) {
     struct runs own = {0}, wanted = {0}, held = {0};
     struct extent *extents = NULL;
+    size_t extents_bytes = 0;
     uint64_t started = now_ns();
     bool went_ahead = ahead_inode && ahead_inode == inode_of(fd);
     if (!went_ahead) save_abort();
@@ -182,7 +188,7 @@ int save_finish(int fd, uint32_t flags, uint64_t most_pages, struct reply *reply
         own.count = 0;
         error = scan_own_pages(&own, true);
     }
-    if (!error) error = flags & FLAG_SKIP_ZERO ? without_zeros(&own, &wanted) : close_gaps(&own, &wanted);
+    if (!error) error = flags & FLAG_SKIP_ZERO ? without_zeros(&own, &wanted) : close_gaps(&own, GAP, &wanted);
     reply->scan_ns = now_ns() - started;
     reply->tracked = changed_only;
     if (!error && runs_pages(&wanted) + next_slot > most_pages) {
@@ -193,13 +199,17 @@ int save_finish(int fd, uint32_t flags, uint64_t most_pages, struct reply *reply
     if (!error) error = write_runs(fd, &wanted, &held);
     for (size_t i = 0; i < ahead.count && !error; i++)
         if (!runs_add(&held, ahead.at[i].first, ahead.at[i].count, ahead.at[i].slot)) error = ENOMEM;
-    if (!error) error = write_index(fd, &held, reply, &extents);
+    if (!error) {
+        extents_bytes = (held.count + 1) * sizeof *extents;
+        extents = take_pages(extents_bytes);
+        error = extents ? write_index(fd, &held, reply, extents) : ENOMEM;
+    }
     reply->copy_ns = now_ns() - started;
     started = now_ns();
     stop_tracking();
     if (!error) error = layer_map(extents, reply->extents, fd);
     reply->map_ns = now_ns() - started;
-    free(extents);
+    give_pages(extents, extents_bytes);
     runs_free(&own);
     runs_free(&wanted);
     runs_free(&held);

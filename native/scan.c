@@ -8,8 +8,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
-#include <stdlib.h>
+#include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -42,11 +43,22 @@ static int open_pagemap(void) {
     return pagemap < 0 ? errno : 0;
 }
 
+void *take_pages(size_t bytes) {
+    void *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return at == MAP_FAILED ? NULL : at;
+}
+
+void give_pages(void *at, size_t bytes) {
+    if (at) munmap(at, bytes);
+}
+
 bool runs_add(struct runs *runs, uint64_t first, uint64_t count, uint64_t slot) {
     if (runs->count == runs->room) {
-        size_t room = runs->room ? runs->room * 2 : 256;
-        struct run *at = realloc(runs->at, room * sizeof *at);
+        size_t room = runs->room ? runs->room * 2 : 2 * PAGE / sizeof(struct run);
+        struct run *at = take_pages(room * sizeof *at);
         if (!at) return false;
+        if (runs->count) memcpy(at, runs->at, runs->count * sizeof *at);
+        give_pages(runs->at, runs->room * sizeof *at);
         runs->at = at;
         runs->room = room;
     }
@@ -55,7 +67,7 @@ bool runs_add(struct runs *runs, uint64_t first, uint64_t count, uint64_t slot) 
 }
 
 void runs_free(struct runs *runs) {
-    free(runs->at);
+    give_pages(runs->at, runs->room * sizeof *runs->at);
     *runs = (struct runs){0};
 }
 

@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/if_tun.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -27,6 +28,7 @@
 
 #define MOST_EVENTS 256u
 #define MOST_SET 8u
+#define STAND_BACK_MS 20
 
 static char *unit; /* in this process's command line, which is how it is found */
 static int at[ROLES];
@@ -205,7 +207,7 @@ static int become(const int *fds, const unsigned char *name) {
 
 static int fork_one(const struct request *request, const unsigned char *payload, int *fds, size_t fd_count,
                     struct reply *reply) {
-    if (request->verb != VERB_FORK || fd_count != ROLES || request->payload != UNIT_BYTES) return EINVAL;
+    if (fd_count != ROLES || request->payload != UNIT_BYTES) return EINVAL;
     pid_t copy = copy_process();
     if (copy < 0) return errno;
     if (copy > 0) {
@@ -219,6 +221,16 @@ static int fork_one(const struct request *request, const unsigned char *payload,
     forget_process();
     if (send(connected, &here, sizeof here, MSG_NOSIGNAL) != (ssize_t)sizeof here || here.error) _exit(1);
     begin_again();
+}
+
+static int serve_seed(const struct request *request, const unsigned char *payload, int *fds, size_t fd_count,
+                      struct reply *reply) {
+    switch (request->verb) {
+    case VERB_SAVE: /* what the VM had written when it stood still, while it runs on */
+        return fd_count == 1 ? layer_save(fds[0], request->flags, request->argument, reply) : EINVAL;
+    case VERB_FORK: return fork_one(request, payload, fds, fd_count, reply);
+    default: return EINVAL;
+    }
 }
 
 int seed_make(int connection, const unsigned char *name, struct reply *reply) {
@@ -235,15 +247,20 @@ int seed_make(int connection, const unsigned char *name, struct reply *reply) {
     started = now_ns();
     pid_t seed = error ? -1 : copy_process();
     if (seed < 0 && !error) error = errno;
-    if (seed) unpark_threads();
+    if (seed) answered = unpark_threads; /* the order to go on is on its way meanwhile */
     reply->copy_ns = now_ns() - started;
     if (seed > 0) reply->pages = (uint64_t)seed;
     if (seed) return error;
+    answered = NULL;
+    memcpy(unit, name, UNIT_BYTES);
+    /* The VM goes on first: what follows would take the processor from it. */
+    struct pollfd first = {.fd = connection, .events = POLLIN};
+    poll(&first, 1, STAND_BACK_MS);
     int here = fcntl(connection, F_DUPFD_CLOEXEC, 0);
     if (here < 0 || let_go_of_files(here)) _exit(1);
-    memcpy(unit, name, UNIT_BYTES);
     close(connection);
     connected = here;
-    serve(here, fork_one);
+    forget_process();
+    serve(here, serve_seed);
     _exit(0);
 }

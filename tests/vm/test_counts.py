@@ -26,13 +26,13 @@ MEMORY: dict[str, int] = {"fork": 1}  # of its seed
 STARTED = 0  # QEMUs that are started for a fork: its clones are copies
 # a freeze, whatever the clones: a spare disk, the pause; once copies have been seen to work no state is saved
 MONITOR_FREEZE = {"blockdev-add": 1, "stop": 1, "blockdev-snapshot": 1, "cont": 1}
-MEMORY_FREEZE = {"stat": 1, "save": 1, "seed": 1}
+MEMORY_FREEZE = {"stat": 1, "seed": 1, "save": 1}  # the last one of the seed, when the VM runs again
 # requests of the controller to the host, whatever the clones: freeze, standbys, release
 REQUESTS = 3
 REQUESTS_CLONE = 1  # the order to thaw
 COMMITS = 2  # the clones' names before any is made, and that all of them run
 NFT = 0  # what VMs may send is known ahead for 64 of them
-# of Copper's process for each clone, by /proc/PID/io: bytes and calls of read and write. Its record, twice;
+# of Copper's threads for each clone, by /proc/PID/task/TID/io: bytes and calls of read and write. Its record, twice;
 # requests; its rows in the store, whose pages are counted whole: 9 to 13 kB were seen
 BYTES = 16_000
 CALLS = 28
@@ -96,11 +96,13 @@ def _fork(copper: Copper, master: str, count: int) -> Fork:
 
 
 def _counters(copper: Copper) -> tuple[int, int, int]:
-    """Bytes and calls of read and write of Copper's process, and its open descriptors."""
+    """Bytes and calls of read and write of Copper's threads, and its open descriptors."""
     assert copper.process is not None
     folder = Path(f"/proc/{copper.process.pid}")
-    lines = (line.split(": ") for line in (folder / "io").read_text().splitlines())
-    io = {name: int(value) for name, value in lines}
+    io: collections.Counter[str] = collections.Counter()
+    for thread in (folder / "task").iterdir():  # the process's own sum has that of its ended seeds
+        lines = (line.split(": ") for line in (thread / "io").read_text().splitlines())
+        io.update({name: int(value) for name, value in lines})
     files = len(list((folder / "fd").iterdir()))
     return io["rchar"] + io["wchar"], io["syscr"] + io["syscw"], files
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import dataclasses
 import hashlib
@@ -22,7 +23,8 @@ from copper.vmm.layers import FLATTEN, PAGE, SKIP_ZERO, LayerReply, new_layer, s
 from copper.vmm.seed import Seed
 
 LONGEST_STACK = 8  # layers above the lowest, before they are joined into one
-COPY_AHEAD_PAGES = 2048  # below this, copying ahead costs more than the pause it saves
+# below this own pages cost a pause less than copying ahead would; a VM that forks keeps so many, as its image does
+COPY_AHEAD_PAGES = 4096
 log = logging.getLogger(__name__)
 
 
@@ -100,7 +102,11 @@ async def freeze(
         layer = layer_id()
         fd = new_layer(layer)
         state_fd = os.memfd_create("copper-state", os.MFD_CLOEXEC)
+        process = machine.process
+        seed: Seed | None = None
         try:
+            if fork:
+                seed = Seed(settings.run_dir, process.shape, process.needs)
             fdset = await _lend(machine, state_fd) if state else None
             ahead, flags = await _copy_ahead(machine, fd, lowest, room)
             if step_aside:
@@ -108,13 +114,31 @@ async def freeze(
             if quiesce is not None:
                 await quiesce()
             order = _Order(
-                fd, state_fd, fdset, flags, step_aside, run_on, settings if fork else None
+                layer_fd=fd,
+                most_bytes=room + (ahead.pages * PAGE if ahead else 0),
+                state_fd=state_fd,
+                fdset=fdset,
+                flags=flags,
+                step_aside=step_aside,
+                run_on=run_on,
+                seed=seed,
+                # nothing was copied and nothing is to be joined: there is time for that when the VM runs again
+                seed_saves=fdset is None and ahead is None and not flags,
             )
-            most = room + (ahead.pages * PAGE if ahead else 0)
-            saved, marks, disks, seed = await _paused(machine, order, most)
+            saved, clock, disks, seeded = await _paused(machine, order)
+            by_seed = saved is None
+            if seed is not None and not seeded:
+                seed.close()
+                seed = None
+            if saved is None:
+                assert seed is not None
+                saved = await seed.save(fd, most_bytes=room)
             seal(fd)
             devices = os.pread(state_fd, os.fstat(state_fd).st_size, 0)
+            made = Layer(layer, fd)
         except BaseException:
+            if seed is not None:
+                seed.close()
             os.close(fd)
             raise
         finally:
@@ -123,12 +147,14 @@ async def freeze(
             for old in machine.layers[1:]:
                 old.close()
             del machine.layers[1:]
-        machine.layers.append(Layer(layer, fd))
+        below = [held.share() for held in machine.layers]
+        if not by_seed:
+            machine.layers.append(made.share())
         image = Image(
             id=layer,
-            shape=machine.process.shape,
-            needs=machine.process.needs,
-            layers=[held.share() for held in machine.layers],
+            shape=process.shape,
+            needs=process.needs,
+            layers=[*below, made],
             state=devices,
             state_sha256=hashlib.sha256(devices).hexdigest(),
             disks=disks,
@@ -136,17 +162,17 @@ async def freeze(
             unused=tuple(map(node_of, filter(None, (machine.disks[-1], machine.spare)))),
         )
     pause = Pause(
-        pause_ms=marks[-1] - marks[0],
-        stop_ms=marks[1] - marks[0],
-        devices_ms=marks[2] - marks[1],
-        disk_ms=marks[3] - marks[2],
-        memory_ms=marks[4] - marks[3],
-        seed_ms=marks[5] - marks[4],
-        cont_ms=marks[6] - marks[5],
+        pause_ms=sum(clock.spent.values()),
+        stop_ms=clock.spent["stop"],
+        devices_ms=clock.spent["devices"],
+        disk_ms=clock.spent["disk"],
+        memory_ms=clock.spent["memory"],
+        seed_ms=clock.spent["seed"],
+        cont_ms=clock.spent["cont"],
         pages=saved.pages,
-        layer_bytes=machine.layers[-1].bytes,
+        layer_bytes=made.bytes,
         ahead_pages=ahead.pages if ahead else 0,
-        layers=len(machine.layers),
+        layers=len(image.layers),
     )
     return image, pause
 
@@ -203,83 +229,92 @@ class _Order:
     """What is to be done in a pause: into which files, lent or not, and what for."""
 
     layer_fd: int
+    most_bytes: int
     state_fd: int
     fdset: int | None  # None: devices are not saved, unless there is no other way
     flags: int
     step_aside: bool
     run_on: bool
-    fork: Settings | None
+    seed: Seed | None
+    seed_saves: bool
+
+
+class _Clock:
+    """Milliseconds that each step took, and any step again."""
+
+    def __init__(self) -> None:
+        self.spent: dict[str, float] = collections.defaultdict(float)
+        self._at = time.perf_counter()
+
+    def lap(self, step: str) -> None:
+        """All since the last step was this one."""
+        now = time.perf_counter()
+        self.spent[step] += (now - self._at) * 1000
+        self._at = now
 
 
 async def _paused(
-    machine: Machine, order: _Order, most_bytes: int
-) -> tuple[LayerReply, list[float], tuple[Path, ...], Seed | None]:
-    """The pause itself: stop, devices, disk, memory, seed, in this order, and on."""
+    machine: Machine, order: _Order
+) -> tuple[LayerReply | None, _Clock, tuple[Path, ...], bool]:
+    """The pause itself: stop, devices, disk, memory, seed, in this order, and on.
+
+    Returns what was written, or None where the seed writes it; and whether there is a seed.
+    """
     monitor, control = machine.process.monitor, machine.process.layers
-    marks = [time.perf_counter() * 1000]
-
-    def mark() -> None:
-        marks.append(time.perf_counter() * 1000)
-
+    clock = _Clock()
     failed = True
-    seed: Seed | None = None
+    seeded = False
+    saved: LayerReply | None = None
     try:
         await monitor.stop()
-        mark()
+        clock.lap("stop")
         if order.fdset is not None:
             await monitor.save_devices(order.fdset)
-        mark()
+            clock.lap("devices")
         frozen = machine.disks
         if order.step_aside and machine.spare is not None:
             frozen = await _step_aside(machine)
-        mark()
-        saving = control.save(order.layer_fd, flags=order.flags, most_bytes=most_bytes)
-        if order.fdset is not None:  # two threads of QEMU's
-            saved, _ = await asyncio.gather(saving, monitor.take_back(order.fdset))
-        else:
-            saved = await saving
-        mark()
-        if order.fork is not None:
-            seed = await _seed(machine, order.fork)
-        if seed is None and order.fdset is None:
+            clock.lap("disk")
+        if order.seed is not None and order.seed_saves:
+            seeded = await _seed(machine, order.seed)
+            clock.lap("seed")
+        if not seeded:
+            saving = control.save(order.layer_fd, flags=order.flags, most_bytes=order.most_bytes)
+            if order.fdset is not None:  # two threads of QEMU's
+                saved, _ = await asyncio.gather(saving, monitor.take_back(order.fdset))
+            else:
+                saved = await saving
+            clock.lap("memory")
+        if order.seed is not None and not order.seed_saves:
+            seeded = await _seed(machine, order.seed)
+            clock.lap("seed")
+        if not seeded and order.fdset is None:
             fdset = await _lend(machine, order.state_fd)
             await monitor.save_devices(fdset)
             await monitor.take_back(fdset)
-        mark()
+            clock.lap("devices")
         failed = False
     finally:
         if failed:
-            if seed is not None:
-                seed.close()
             with contextlib.suppress(CopperError):  # the first error says what happened
                 await control.abort()
         if order.run_on:
-            await _go_on(machine, seed)
-        mark()
+            await monitor.cont()
+        clock.lap("cont")
     if machine.process.ended.is_set():  # its layers are given back: nothing can stand on them
-        if seed is not None:
-            seed.close()
         raise CopperError("QEMU ended while it was frozen")
-    return saved, marks, frozen, seed
+    return saved, clock, frozen, seeded
 
 
-async def _go_on(machine: Machine, seed: Seed | None) -> None:
-    try:
-        await machine.process.monitor.cont()
-    except BaseException:
-        if seed is not None:  # nobody hears of it
-            seed.close()
-        raise
-
-
-async def _seed(machine: Machine, settings: Settings) -> Seed | None:
-    """None where QEMU cannot be copied: VMs are made by loading a state then."""
+async def _seed(machine: Machine, seed: Seed) -> bool:
+    """False where QEMU cannot be copied: VMs are made by loading a state then."""
     process = machine.process
     try:
-        return await Seed.make(settings.run_dir, process.layers, process.shape, process.needs)
+        await seed.make(process.layers)
     except CopperError as error:
         log.info("QEMU %s cannot be copied, its state is loaded instead: %s", process.unit, error)
-        return None
+        return False
+    return True
 
 
 async def _step_aside(machine: Machine) -> tuple[Path, ...]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from copper.model.errors import CopperError
 from copper.model.machine import Needs, Shape
-from copper.vmm.layers import LayerControl
+from copper.vmm.layers import LayerControl, LayerReply
 from copper.wire.undo import whole
 
 
@@ -28,49 +28,41 @@ def new_unit(run_dir: Path) -> Path:
 
 
 class Seed:
-    """Made by `make` of a QEMU whose processors are stopped; `close` ends it."""
+    """A place for it at first; `make` puts a process there, of a QEMU whose processors are stopped. `close` ends it."""
 
-    def __init__(
-        self, folder: Path, shape: Shape, needs: Needs, control: LayerControl, pid: int
-    ) -> None:
+    def __init__(self, run_dir: Path, shape: Shape, needs: Needs) -> None:
         self.shape, self.needs = shape, needs
-        self.folder = folder
-        self.pid = pid
-        self._control = control
-        self._pidfd = os.pidfd_open(pid)
+        self.folder = new_unit(run_dir)
+        self.pid = -1
+        self._pidfd = -1
         self._gone = asyncio.Event()
-        asyncio.get_running_loop().add_reader(self._pidfd, self._reap)
+        here, self._there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        here.setblocking(False)
+        self._control = LayerControl(here)
 
     @property
     def unit(self) -> str:
         return self.folder.name
 
-    @classmethod
-    async def make(cls, run_dir: Path, of: LayerControl, shape: Shape, needs: Needs) -> Seed:
-        """Raises CopperError: this QEMU cannot be copied, and runs on as it was."""
-        folder = new_unit(run_dir)
-        here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        here.setblocking(False)
-        control = LayerControl(here)
-        made: list[Seed] = []
+    async def make(self, of: LayerControl) -> None:
+        """Raises CopperError: this QEMU cannot be copied, and runs on as it was; `close` is still to be called."""
 
         async def make() -> None:
-            pid = await of.make_seed(there.fileno(), folder.name)
-            made.append(cls(folder, shape, needs, control, pid))
+            self.pid = await of.make_seed(self._there.fileno(), self.unit)
+            self._pidfd = os.pidfd_open(self.pid)
 
         try:
-            with there:
+            with self._there:
                 await whole(make())
-            return made[0]
-        except BaseException as error:
-            if made:  # nobody waits for it any more
-                made[0].close()
-            else:
-                control.close()
-                folder.rmdir()
-            if isinstance(error, ProcessLookupError):
-                raise CopperError("QEMU's copy ended at once") from error
-            raise
+        except ProcessLookupError as error:
+            raise CopperError("QEMU's copy ended at once") from error
+        finally:
+            if self._pidfd >= 0:
+                asyncio.get_running_loop().add_reader(self._pidfd, self._reap)
+
+    async def save(self, fd: int, *, most_bytes: int) -> LayerReply:
+        """Writes into an empty layer what the VM had of its own, and stands on it. Raises NoRoom, nothing changed."""
+        return await self._control.save(fd, flags=0, most_bytes=most_bytes)
 
     async def fork(self, fds: Sequence[int], unit: str) -> int:
         """A copy of the VM's QEMU with these files for its own (layers.h: enum role); its process's number."""
@@ -78,10 +70,13 @@ class Seed:
 
     def close(self) -> None:
         """Ends it; `gone` says when it is."""
+        self._there.close()
         self._control.close()
         if self._pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        else:
+            self._leave()
 
     async def gone(self) -> None:
         await self._gone.wait()
@@ -93,6 +88,9 @@ class Seed:
             os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
         os.close(self._pidfd)
         self._pidfd = -1
+        self._leave()
+
+    def _leave(self) -> None:
         with contextlib.suppress(FileNotFoundError):
             self.folder.rmdir()
         self._gone.set()
