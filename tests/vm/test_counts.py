@@ -26,7 +26,11 @@ MEMORY: dict[str, int] = {"fork": 1}  # of its seed
 STARTED = 0  # QEMUs that are started for a fork: its clones are copies
 # a freeze, whatever the clones: a spare disk, the pause; once copies have been seen to work no state is saved
 MONITOR_FREEZE = {"blockdev-add": 1, "stop": 1, "blockdev-snapshot": 1, "cont": 1}
-MEMORY_FREEZE = {"stat": 1, "seed": 1, "save": 1}  # the last one of the seed, when the VM runs again
+MEMORY_FREEZE = {
+    "stat": 1,
+    "seed": 1,
+    "save": 1,
+}  # the last one of the seed, when the VM runs again
 # requests of the controller to the host, whatever the clones: freeze, standbys, release
 REQUESTS = 3
 REQUESTS_CLONE = 1  # the order to thaw
