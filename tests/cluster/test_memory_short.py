@@ -146,6 +146,29 @@ async def test_who_is_held_in_its_own_fork_is_forked_first_and_then_paused(place
     assert not runs(place, "a-0")
 
 
+async def test_a_fork_that_begins_while_its_caller_waits_to_be_paused_goes_on(
+    place: Place,
+) -> None:
+    await boots(place, 1)
+    guard = MemoryGuard(place.host.agent.vms)
+    guard._at_once = asyncio.Semaphore(0)  # others are being paused
+    await guard.look(KEEP_MIB * MIB)
+    for now in (0.0, 0.1):
+        guard.brake.look(now, KEEP_MIB * MIB * 3 // 8)
+    guard.pause_held()
+    await asyncio.sleep(0)
+    assert not runs(place, "a-0")
+    held = place.room.faults.plan("freeze", "hang")
+    freezing = asyncio.create_task(place.host.freeze("a-0"))
+    await held.met.wait()
+    guard._at_once.release()
+    await until(lambda: runs(place, "a-0"))
+    held.go_on.set()
+    await freezing
+    await until(lambda: states(place) == {"a-0": "paused"})
+    await guard.close()
+
+
 async def test_one_that_cannot_be_paused_goes_on(
     place: Place, caplog: pytest.LogCaptureFixture
 ) -> None:

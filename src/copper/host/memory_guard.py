@@ -31,10 +31,7 @@ from copper.model.settings import MIB
 FIRST_LOOK_S = 1.0  # a controller that begins with the agent has read its state by then
 LOOK_S = 0.5
 LOOK_OFTEN_S = 0.1  # while less is free than the host keeps
-OWN_S, OWN_OFTEN_S = (
-    2.0,
-    0.5,
-)  # for so long it is true enough what VMs hold; some 0.1 ms to read for each
+OWN_S, OWN_OFTEN_S = 2.0, 0.5  # for so long it is true enough what VMs hold: 0.1 ms to read each
 GO_ON_SHARE = 16  # of those that stand at most one of so many goes on at once
 GO_ON_BYTES = 64 * MIB  # beyond what is kept, for each after the first that goes on
 AHEAD_S = 1.0  # nobody goes on where all that is kept would not be free for so long
@@ -253,9 +250,7 @@ class MemoryGuard:
             vm = self._vms.get(name)
             said = why(vm.machine.own_bytes() - vm.reserved_bytes, free, self._keep)
             async with contextlib.nullcontext() if vm.turn.locked() else self._at_once:
-                if (
-                    vm.turn.locked()
-                ):  # it is held in the middle of its fork, which needs its monitor
+                if vm.turn.locked():  # held in the middle of its fork, which needs its monitor
                     vm.machine.go_on()
                 await self._vms.pause(name, said)
             log.warning("VM %s: pause: %s", name, said)
