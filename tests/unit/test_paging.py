@@ -85,3 +85,37 @@ def test_what_was_freed_goes_back_to_the_host(resident: bool) -> None:
     less, locked = done.stdout.split()
     assert int(less) > 50  # of some 90 MiB, a twentieth of which is still in use
     assert locked == str(resident)
+
+
+LARGE = """
+from pathlib import Path
+from copper.vmm.paging import keep_little
+
+def has_mib():
+    status = Path("/proc/self/status").read_text()
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("RssAnon"))) >> 10
+
+if {keeps_little}:
+    keep_little()
+before = has_mib()
+one = bytearray(4 << 20)
+del one
+held = [(bytearray(160_000), bytearray(2_000)) for _ in range(300)]
+full = has_mib()
+small = [small for _, small in held]
+del held
+print(full - before, has_mib() - before)
+"""
+
+
+@pytest.mark.parametrize("keeps_little", [True, False])
+def test_what_is_large_goes_back_when_it_is_freed(keeps_little: bool) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LARGE.format(keeps_little=keeps_little)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    full, left = map(int, done.stdout.split())
+    assert full > 40
+    assert (left < 8) is keeps_little  # else the small ones keep the large ones' room

@@ -33,7 +33,7 @@ from copper.model.settings import Settings, from_environment
 from copper.node.names import NameServer
 from copper.priority import come_first
 from copper.store.sqlite import SqliteStore
-from copper.vmm.paging import give_back, stay_resident
+from copper.vmm.paging import give_back, keep_little, stay_resident
 from copper.wire import trace
 from copper.wire.app import new_app
 from copper.wire.gate import Gate, is_no_call, only_reads_state
@@ -202,6 +202,7 @@ def serve(settings: Settings) -> None:
         except OSError as error:
             raise BadInput(f"COPPER_TRACE={settings.trace}: {error.strerror}") from error
     look_at_what_is_new()
+    keep_little()
     come_first(-5)  # before the VMs, which would share it out among them
     try:
         stay_resident()

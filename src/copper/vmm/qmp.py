@@ -35,6 +35,7 @@ class Monitor:
     def __init__(self) -> None:
         self._client = _Quiet()  # one with a name has a logger of its own, which is kept for ever
         self._client.logger.setLevel(logging.CRITICAL)
+        self._client.events.event_filter = lambda _: False  # the library's own, which nobody reads
         self._migration = EventListener(["MIGRATION"])
         self._jobs = EventListener(["JOB_STATUS_CHANGE"])
         self.shutdown = EventListener(["SHUTDOWN", "GUEST_PANICKED"])
