@@ -90,7 +90,10 @@ def test_a_quick_run_measures_everything(
             if kind.name not in not_busy:
                 wanted.add(("busy", kind.name))
     assert set(counted) == wanted
-    assert all(value > 0 for one in written["series"] for value in one["samples"])
+    not_always = {kinds.step(name) for name in kinds.NOT_ALWAYS}
+    for one in written["series"]:
+        least = min(one["samples"])
+        assert least > 0 or (least == 0 and one["kind"] in not_always), one
     assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
     assert left_behind(settings) == []
 

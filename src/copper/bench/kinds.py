@@ -8,7 +8,15 @@ from copper.bench.stats import Unit
 
 PAUSE = "pause"
 FREEZE_PAUSE = "freeze: pause"
-STEPS = ("stop", "devices", "disk", "memory", "cont")
+STEPS = {
+    "stop": "its processors are stopped",
+    "devices": "their state is saved; 0 where clones are copies",
+    "disk": "it steps aside",
+    "memory": "it is written; 0 where that is done when the VM runs again",
+    "seed": "its process is copied; 0 with KVM",
+    "cont": "its processors go on",
+}
+NOT_ALWAYS = ("devices", "memory", "seed")
 TRIP = "shell round trip"
 REQUEST = "request alone"
 CLONE_ANSWER = "clone 1: first answer"
@@ -89,7 +97,7 @@ WORK = "16 MiB of random bytes written to a file in memory, hashed, deleted"
 KINDS = [
     Kind(PAUSE, "ms", "the master stands still during `gc clone 1`"),
     Kind(FREEZE_PAUSE, "ms", "the same for a freeze alone, ordered over the API; its steps follow"),
-    *(Kind(step(name), "ms", f"of it, {name}") for name in STEPS),
+    *(Kind(step(name), "ms", f"of it, {name}: {what}") for name, what in STEPS.items()),
     Kind(
         TRIP,
         "ms",
