@@ -27,8 +27,8 @@ from tests.unit.guests import DEADLINE, IDENTITY, MASTER, Guest, RawHost, runnin
 
 CLONE_NEWNET = 0x40000000
 ETH_P_ALL = 3
-# the machine's random numbers and clock are in no namespace
-LEFT_ALONE = "seed,clock"
+# the machine's random numbers, clock and disk are in no namespace
+LEFT_ALONE = "seed,clock,disk"
 # /etc and /var/lib of its own, and a cable to the namespace of the process that $1 names
 BEGIN = """
 set -e
