@@ -85,8 +85,8 @@ static int take_rehearsal(const json_t *session, int64_t received_ns)
 	return 0;
 }
 
-/* What was written goes to the disk, as it would some seconds later in all copies that are made until then, each of which
- * an emulator would have to translate how: now it is done. A process of its own does it, for a disk may be slow. */
+/* What was written goes to the disk. Otherwise it would some seconds later, in every copy that is made until then, and for
+ * each of them an emulator would translate that for the first time. By a process of its own, for a disk may be slow. */
 static int take_disk(const json_t *session, int64_t received_ns)
 {
 	(void)received_ns;

@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 /* Pages: runs closer than this become one extent, to keep mappings few, which every copy of the process pays for. */
-#define GAP 4u         /* what lies between is copied, in a pause */
+#define GAP 4u         /* what lies between is copied with them */
 #define GAP_LOWEST 16u /* what lies between is zero, and there once for all VMs of a template */
 
 static struct runs ahead; /* what PRECOPY has written, by guest page */

@@ -78,14 +78,16 @@ async def test_a_rehearsal_that_fails_costs_nothing(cabled: Cabled) -> None:
     assert cabled.addresses() == {"10.0.0.1": 24, "fd00:c::1": 64, "fe80::5054:ff:fe00:0": 64}
 
 
-async def test_who_rehearses_goes_on_while_its_disk_is_written(tmp_path: Path) -> None:
+async def test_who_writes_the_disk_of_one_that_rehearsed_is_no_child_of_its_agent(
+    tmp_path: Path,
+) -> None:
     async with cabled_guest(tmp_path, left_alone="seed,clock") as cabled:
         port = await cabled.guest.port()
         await port.begin({**MASTER, "rehearsal": net(1)}, "boot", deadline=DEADLINE)
         assert (await cabled.guest.gc("vmid")).out == "0\n"
         agent = cabled.guest.process.pid
         children = Path(f"/proc/{agent}/task/{agent}/children")
-        assert children.read_text() == ""  # whoever writes is nobody's, and no zombie
+        assert children.read_text() == ""  # nor a zombie
 
 
 async def test_a_clone_has_its_own_addresses_only(cabled: Cabled, master: GuestPort) -> None:

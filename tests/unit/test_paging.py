@@ -52,14 +52,14 @@ def test_a_process_stays_in_memory_as_far_as_it_was_touched() -> None:
     assert 8 < resident < 64
 
 
+HAS_MIB = """
+def has_mib():
+    fields = dict(line.split(":") for line in open("/proc/self/status"))
+    return int(fields["RssAnon"].split()[0]) >> 10
+"""
 FREED = """
 import random
-from pathlib import Path
 from copper.vmm.paging import give_back, stay_resident
-
-def has_mib():
-    status = Path("/proc/self/status").read_text()
-    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("RssAnon"))) >> 10
 
 if {resident}:
     stay_resident()
@@ -72,28 +72,8 @@ give_back()
 locked = next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmLck"))
 print(full - has_mib(), int(locked) > 0)
 """
-
-
-@pytest.mark.parametrize("resident", [False, pytest.param(True, marks=ROOT)])
-def test_what_was_freed_goes_back_to_the_host(resident: bool) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", FREED.format(resident=resident)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    less, locked = done.stdout.split()
-    assert int(less) > 50  # of some 90 MiB, a twentieth of which is still in use
-    assert locked == str(resident)
-
-
 LARGE = """
-from pathlib import Path
 from copper.vmm.paging import keep_little
-
-def has_mib():
-    status = Path("/proc/self/status").read_text()
-    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("RssAnon"))) >> 10
 
 if {keeps_little}:
     keep_little()
@@ -108,14 +88,20 @@ print(full - before, has_mib() - before)
 """
 
 
+def said(program: str) -> list[str]:
+    command = [sys.executable, "-c", HAS_MIB + program]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+
+
+@pytest.mark.parametrize("resident", [False, pytest.param(True, marks=ROOT)])
+def test_what_was_freed_goes_back_to_the_host(resident: bool) -> None:
+    less, locked = said(FREED.format(resident=resident))
+    assert int(less) > 50  # of some 90 MiB, a twentieth of which is still in use
+    assert locked == str(resident)
+
+
 @pytest.mark.parametrize("keeps_little", [True, False])
 def test_what_is_large_goes_back_when_it_is_freed(keeps_little: bool) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", LARGE.format(keeps_little=keeps_little)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    full, left = map(int, done.stdout.split())
+    full, left = map(int, said(LARGE.format(keeps_little=keeps_little)))
     assert full > 40
     assert (left < 8) is keeps_little  # else the small ones keep the large ones' room

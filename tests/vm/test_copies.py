@@ -145,6 +145,13 @@ def from_dead_seed(copper: Copper, master: str, vmid: int) -> object:
         host(copper, "DELETE", f"/frozen/{frozen['image']}")
 
 
+def test_who_boots_writes_its_disk_so_that_its_copies_need_not(copper: Copper, micro: str) -> None:
+    """A commit of the journal that somebody asked for: those of the kernel's own timer are not counted so."""
+    master = copper.boot("a", micro)
+    asked = "sed -n 's/.*(\\([0-9]*\\) requested.*/\\1/p' /proc/fs/jbd2/*/info"
+    eventually(lambda: int(copper.sh(master, asked)) > 0)
+
+
 def test_where_no_copy_is_made_a_state_is_loaded(copper: Copper, micro: str) -> None:
     master = copper.boot("a", micro)
     made = from_dead_seed(copper, master, 1)

@@ -132,7 +132,7 @@ async def freeze(
                 seed = None
             if saved is None:
                 assert seed is not None
-                saved = await seed.save(fd, most_bytes=room)
+                saved = await seed.save(fd, most_bytes=order.most_bytes)
             seal(fd)
             devices = os.pread(state_fd, os.fstat(state_fd).st_size, 0)
             made = Layer(layer, fd)
@@ -256,7 +256,7 @@ class _Clock:
 async def _paused(
     machine: Machine, order: _Order
 ) -> tuple[LayerReply | None, _Clock, tuple[Path, ...], bool]:
-    """The pause itself: stop, devices, disk, memory, seed, in this order, and on.
+    """The pause itself: stop, devices, disk, memory, seed, in this order, and on; no memory where the seed saves it.
 
     Returns what was written, or None where the seed writes it; and whether there is a seed.
     """
