@@ -10,6 +10,7 @@ import pytest
 
 from copper.model.api import Requirements
 from copper.model.errors import BadInput, Conflict, CopperError, NoRoom
+from copper.wire import steps
 from tests.cluster.fakes import FakeHost, World, until
 from tests.cluster.worlds import begun, clone, still, three
 
@@ -294,4 +295,33 @@ async def test_a_clone_that_forks_while_its_own_fork_fails_is_gone() -> None:
             with pytest.raises(CopperError):
                 await one
         assert world.vmids() == [0]
+        world.agree()
+
+
+async def test_a_fork_that_is_ended_while_its_names_are_being_written_leaves_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reached, on = asyncio.Event(), asyncio.Event()
+
+    async def stop(name: str) -> None:
+        if name == "clone.reserved":
+            reached.set()
+            await on.wait()
+
+    async with World() as world:
+        master = await world.boot()
+        before = world.book.tickets()
+        monkeypatch.setattr(steps, "hook", stop)
+        fork = begun(world, master, "clone", count=3)
+        await reached.wait()
+        assert world.vmids() == [0, 1, 2, 3]
+        (working,) = world.core.forks.of("a")
+        working.cancel()
+        await still()
+        on.set()
+        with pytest.raises(Conflict):
+            await fork
+        assert world.vmids() == [0]
+        assert world.book.tickets() == before
+        assert world.host.frozen == set()
         world.agree()

@@ -125,18 +125,21 @@ class Forks:
             # asked before anything is frozen: a refusal costs the caller no pause
             self._tickets.fits.places(self._book.cluster(caller.cluster), count, count, caller.host)
         await step("clone.checked")
-        # names are written down while the caller is frozen: neither needs the other
         host = self._hosts.get(caller.host)
-        frozen = asyncio.create_task(self._freeze(caller))
+        # names are written down first: writing many takes a processor, and the pause would be longer by that
         planned = asyncio.create_task(self._plan(caller, count, ticket_id))
+        frozen: asyncio.Task[Frozen] | None = None
         thaws: list[asyncio.Task[VmStatus]] = []
         try:
+            plan = await asyncio.shield(
+                planned
+            )  # whatever ends this, `_undo` has to know what was written
+            frozen = asyncio.create_task(self._freeze(caller))
             image = (await frozen).image
             # not before: a process that starts would make the pause longer
             with trace.span("prepare"):
                 await host.prepare(caller.name, count)
             await step("clone.prepared")
-            plan = await planned
             vmids = [vm.vmid for vm in plan.clones]
             done, ordered = 0, {}
             progress(0, count)
@@ -179,7 +182,8 @@ class Forks:
             await asyncio.shield(self._undo(planned, thaws))
             raise
         finally:
-            await asyncio.shield(self._release(caller.host, frozen))
+            if frozen is not None:
+                await asyncio.shield(self._release(caller.host, frozen))
 
     async def _freeze(self, caller: Vm) -> Frozen:
         with trace.span("freeze", "freeze"):
