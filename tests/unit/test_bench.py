@@ -56,7 +56,7 @@ def a_run() -> Samples:
     """Everything just within its limit; pauses do not depend on size."""
     samples = Samples()
     for guest in (SMALL, MIDDLE, LARGE):
-        samples.add(guest, "idle", kinds.PAUSE, 20)
+        samples.add(guest, "idle", kinds.PAUSE, 10)
         samples.add(guest, "idle", ANSWER, 150)
         samples.add(guest, "idle", kinds.CLONES_ANSWER, 1000)
         samples.add(guest, "-", COLD, 4500)
@@ -83,7 +83,7 @@ def test_limits_are_reached_at_their_very_value() -> None:
 @pytest.mark.parametrize(
     ("guest", "load", "kind", "value", "what"),
     [
-        (LARGE, "idle", kinds.PAUSE, 21, "pause, p50"),
+        (LARGE, "idle", kinds.PAUSE, 10.1, "pause, p50"),
         (MIDDLE, "idle", ANSWER, 151, "call to first answer, p50"),
         (SMALL, "idle", kinds.CLONES_ANSWER, 1001, "8 clones answering, p50"),
         (DEBIAN, "idle", kinds.BOOT, 1001, "debian-12: boot from template, p50"),
@@ -108,9 +108,9 @@ def test_the_worst_guest_decides(
 def test_a_pause_that_grows_with_the_memory_is_seen() -> None:
     samples = a_run()
     small = next(one for one in samples if (one.guest, one.kind) == (SMALL, kinds.PAUSE))
-    small.samples[:] = [13]
+    small.samples[:] = [6.5]
     flat = next(one for one in verdicts(samples) if "2 GiB over" in one.what)
-    assert flat.figure == pytest.approx(20 / 13)
+    assert flat.figure == pytest.approx(10 / 6.5)
     assert flat.reached is False
 
 

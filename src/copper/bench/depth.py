@@ -15,6 +15,7 @@ from copper.bench.progress import Progress
 from copper.bench.run import OUT, a_run, facts
 from copper.bench.series import Kind, Results, Target, report
 from copper.bench.stats import Guest
+from copper.bench.targets import PAUSE
 from copper.model.errors import BadInput
 from copper.model.settings import Settings, from_environment
 
@@ -44,7 +45,7 @@ def kinds(deepest: int) -> tuple[Kind, ...]:
 
 
 def goals(deepest: int) -> tuple[Target, ...]:
-    return tuple(
+    steady = [
         Target(
             f"generation {deepest} over generation 1, {what}, p50",
             of(deepest, what),
@@ -52,7 +53,9 @@ def goals(deepest: int) -> tuple[Target, ...]:
             over=of(1, what),
         )
         for what in WHAT
-    )
+    ]
+    pause = Target(f"pause of generation {deepest}, p50", of(deepest, "pause"), PAUSE)
+    return (*steady, pause)
 
 
 def main(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from copper.bench.series import Kind, Target
+from copper.bench.targets import PAUSE
 
 SIZES = (1, 2, 4, 8, 16, 32, 60, 128)
 LOADS = ("idle", "busy")
@@ -134,7 +135,12 @@ class Rows:
             Target(f"{pairs} clones: all ping all, p50", self.mesh(pairs), 1500),
             Target(f"{many + 1} machines: all ping all, p50", self.mesh(many), 5000),
             Target("own memory of an idle clone, p50", OWN, 15),
-            Target(f"pause of the caller in clone {many}, p50", self.pause(many, "idle"), 10),
+            *(
+                Target(
+                    f"pause of the caller in clone {count}, p50", self.pause(count, "idle"), PAUSE
+                )
+                for count in sorted({self.sizes[0], many, self.sizes[-1]})
+            ),
         )
 
     @property

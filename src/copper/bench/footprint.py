@@ -22,6 +22,7 @@ from copper.bench.progress import Progress
 from copper.bench.run import OUT, a_run, facts
 from copper.bench.series import Kind, Results, Target, report
 from copper.bench.stats import Guest
+from copper.image.layers import held_bytes
 from copper.model.api import VmStatus
 from copper.model.errors import BadInput, CopperError
 from copper.model.settings import Settings, from_environment
@@ -138,13 +139,13 @@ class _Host:
 
     @classmethod
     def now(cls, place: Place) -> _Host:
-        pids = place.qemus().values()
+        pids = tuple(place.qemus().values())
         node = pages.memory_of(place.process.pid)
         return cls(
             available=statistics.median(_available() for _ in range(5)),
             own=sum(status.own_bytes for status in place.client.statuses()) / 1e6,
             tables=sum(map(_tables, pids)),
-            layers=_layers(place),
+            layers=held_bytes((place.process.pid, *pids)) / 1e6,
             node=node.own + node.tables,
         )
 
@@ -165,20 +166,6 @@ def _tables(pid: int) -> float:
     except OSError:
         return 0.0
     return sum(int(kib) * 1024 for kib in re.findall(r"^VmPTE:\s+(\d+)", text, re.M)) / 1e6
-
-
-def _layers(place: Place) -> float:
-    """Memory of all layers that are held by Copper's process or mapped by a QEMU of its, each counted once."""
-    held: dict[int, int] = {}
-    for pid in (place.process.pid, *place.qemus().values()):
-        try:
-            for entry in Path(f"/proc/{pid}/fd").iterdir():
-                if "memfd:copper-layer-" in str(entry.readlink()):
-                    found = entry.stat()
-                    held[found.st_ino] = found.st_blocks * 512
-        except OSError:
-            continue  # it has ended meanwhile
-    return sum(held.values()) / 1e6
 
 
 class _Round:

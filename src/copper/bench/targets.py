@@ -9,6 +9,9 @@ from copper.bench import kinds
 from copper.bench.stats import Guest, Load, Samples, number
 
 SLOWER_RECIPES = 2  # times: what a whole distribution may take, where micro has a limit
+PAUSE = (
+    10  # ms that a caller may stand still, whatever its memory, its clones' number and its depth
+)
 MICRO, DEBIAN = "micro", "debian-12"
 
 
@@ -39,7 +42,7 @@ def verdicts(samples: Samples) -> list[Verdict]:
     micro = [guest for guest in samples.guests if guest.recipe == MICRO]
     debian = [guest for guest in samples.guests if guest.recipe == DEBIAN]
     found = [
-        _most(samples, micro, kinds.PAUSE, "pause, p50", 20),
+        _most(samples, micro, kinds.PAUSE, "pause, p50", PAUSE),
         _flat_pause(samples),
         _most(samples, micro, kinds.CLONE_ANSWER, "call to first answer, p50", 150),
         _most(samples, micro, kinds.CLONES_ANSWER, f"{kinds.CLONES} clones answering, p50", 1000),

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from copper.image.disks import LONGEST_CHAIN, check_room, is_untouched, new_overlay
-from copper.image.layers import Layer, joined
+from copper.image.layers import Layer, held_bytes, joined
 from copper.image.machine import Image, Machine, node_of
 from copper.model.errors import CopperError, NoRoom
 from copper.model.settings import MIB, Settings
@@ -51,19 +51,8 @@ def free_for_layers(settings: Settings) -> int:
         available = next(int(line.split()[1]) for line in meminfo if line.startswith("MemAvail"))
     free = (available << 10) - settings.keep_free_mib * MIB
     if settings.layers_mib:
-        free = min(free, settings.layers_mib * MIB - _layers_bytes())
+        free = min(free, settings.layers_mib * MIB - held_bytes(["self"]))
     return free
-
-
-def _layers_bytes() -> int:
-    """Memory that this process's layers hold, each counted once."""
-    held: dict[int, int] = {}
-    for entry in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(OSError):
-            if str(entry.readlink()).startswith("/memfd:copper-layer-"):
-                stat = entry.stat()
-                held[stat.st_ino] = stat.st_blocks * 512
-    return sum(held.values())
 
 
 def layer_id() -> str:

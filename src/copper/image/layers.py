@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -18,6 +19,7 @@ VERSION = 1
 _HEADER = struct.Struct("<8sIIQQQQ")
 _EXTENT = struct.Struct("<QQQ")
 _CHUNK = 1 << 22
+_LINK = "/memfd:copper-layer-"  # what the kernel calls a descriptor of one
 
 Range = tuple[int, int]  # offset in guest memory, bytes
 
@@ -34,6 +36,19 @@ class Index:
     @property
     def ranges(self) -> list[Range]:
         return [(at, length) for at, length, _ in self.extents]
+
+
+def held_bytes(pids: Iterable[int | str]) -> int:
+    """Memory of all layers that these processes have open ("self": this one), each counted once."""
+    held: dict[int, int] = {}
+    for pid in pids:
+        with contextlib.suppress(OSError):  # it has ended
+            for entry in Path(f"/proc/{pid}/fd").iterdir():
+                with contextlib.suppress(OSError):  # it was closed
+                    if str(entry.readlink()).startswith(_LINK):
+                        stat = entry.stat()
+                        held[stat.st_ino] = stat.st_blocks * 512
+    return sum(held.values())
 
 
 def read_index(fd: int, what: str = "layer") -> Index:
