@@ -6,7 +6,7 @@ import asyncio
 import json
 import random
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -21,13 +21,18 @@ MEMORY_KIB = 8192
 async def guest() -> AsyncIterator[Guest]:
     async with running_guest() as guest:
         yield guest
+        while Client.opened:
+            Client.opened.pop().writer.close()
 
 
 class Client:
-    """A program in the guest that speaks to the local socket itself."""
+    """A program in the guest that speaks to the local socket itself, until the test ends at the latest."""
+
+    opened: ClassVar[list[Client]] = []
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
+        self.opened.append(self)
 
     @classmethod
     async def of(cls, guest: Guest) -> Client:
