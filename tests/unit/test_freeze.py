@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import pytest
 
+from copper.image.disks import CLUSTER, new_overlay
 from copper.image.freeze import COPY_AHEAD_PAGES, LONGEST_STACK, Pause, freeze
 from copper.image.layers import Layer
 from copper.image.machine import Image, Machine
@@ -53,7 +54,7 @@ class Played:
         self.refuses: dict[str, BaseException] = {}
         self.ended = asyncio.Event()
         self.seeds: list[subprocess.Popen[bytes]] = []
-        self.writing = asyncio.Event()
+        self.writing, self.aside = asyncio.Event(), asyncio.Event()
         self.lent = -1
         self.monitor = self.layers = cast(Any, self)
 
@@ -80,6 +81,14 @@ class Played:
 
     async def take_back(self, fdset: int) -> None:
         os.close(self.lent)
+
+    async def add_overlay(self, chain: Sequence[tuple[str, Path]]) -> None:
+        assert all(path.exists() for _, path in chain)
+
+    async def step_aside(self, node: str, overlay: str) -> None:
+        self.do("aside")
+        self.aside.set()
+        await asyncio.sleep(0)
 
     # its layers
 
@@ -135,10 +144,10 @@ def played_by(machine: Machine) -> Played:
 
 
 async def frozen(
-    machine: Machine, folder: Path, *, state: bool = False, fork: bool = True
+    machine: Machine, folder: Path, *, state: bool = False, disk: bool = False, run_on: bool = True
 ) -> tuple[Image, Pause]:
-    settings = Settings(run_dir=folder, keep_free_mib=0)
-    return await freeze(machine, settings, step_aside=False, fork=fork, state=state)
+    settings = Settings(run_dir=folder, state_dir=folder, keep_free_mib=0, keep_disk_mib=0)
+    return await freeze(machine, settings, step_aside=disk, fork=run_on, state=state, run_on=run_on)
 
 
 def open_files() -> int:
@@ -202,6 +211,81 @@ async def test_a_qemu_that_cannot_be_copied_has_a_state_instead(
     image.close()
     machine.layers.pop().close()
     assert open_files() == before
+
+
+def write_disk(machine: Machine) -> None:
+    """As its guest does when it writes."""
+    with machine.disks[-1].open("ab") as disk:
+        disk.write(b"x" * CLUSTER)
+
+
+@pytest.fixture
+def disk(machine: Machine, tmp_path: Path) -> Path:
+    """What it wrote since its boot, over its image's disk."""
+    folder = Settings(state_dir=tmp_path).disks_dir
+    folder.mkdir(parents=True)
+    machine.disks = (Path("base.qcow2"), new_overlay(folder, Path("base.qcow2"), SHAPE.disk_bytes))
+    write_disk(machine)
+    return machine.disks[-1]
+
+
+async def test_a_disk_that_was_written_is_put_aside_before_the_vm_stands_still(
+    machine: Machine, disk: Path, tmp_path: Path
+) -> None:
+    played = played_by(machine)
+    image, _ = await frozen(machine, tmp_path, disk=True)
+    assert played.did == ["aside", "stop", "seed", "cont", "seed saves"]
+    assert image.disks == (Path("base.qcow2"), disk)
+    assert machine.disks[:-1] == image.disks and machine.spare not in (None, machine.disks[-1])
+    image.close()
+    played.did.clear()
+    again, _ = await frozen(machine, tmp_path, disk=True)  # nothing was written since
+    assert "aside" not in played.did and again.disks == image.disks
+    again.close()
+
+
+async def test_a_disk_that_is_written_all_the_time_is_put_aside_ahead_every_other_time(
+    machine: Machine, disk: Path, tmp_path: Path
+) -> None:
+    played = played_by(machine)
+    stop = played.stop
+
+    async def stop_writing() -> None:
+        write_disk(machine)
+        await stop()
+
+    played.stop = stop_writing  # type: ignore[method-assign]
+    asides = []
+    for _ in range(4):
+        played.did.clear()
+        write_disk(machine)
+        image, _ = await frozen(machine, tmp_path, disk=True)
+        assert image.disks == machine.disks[:-1]
+        asides.append((played.did.index("stop"), played.did.count("aside")))
+        image.close()
+    assert asides == [(1, 2), (0, 1), (1, 2), (0, 1)]
+
+
+async def test_a_fork_that_is_given_up_while_the_disk_is_put_aside_knows_the_chain(
+    machine: Machine, disk: Path, tmp_path: Path
+) -> None:
+    task = asyncio.create_task(frozen(machine, tmp_path, disk=True))
+    await played_by(machine).aside.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert played_by(machine).did == ["aside"]
+    assert machine.disks[:-1] == (Path("base.qcow2"), disk) and machine.spare is None
+    assert machine.disks[-1].exists()
+
+
+async def test_a_vm_that_does_not_run_on_has_its_disk_put_aside_while_it_stands(
+    machine: Machine, disk: Path, tmp_path: Path
+) -> None:
+    image, _ = await frozen(machine, tmp_path, disk=True, state=True, run_on=False)
+    assert played_by(machine).did == ["stop", "devices", "aside", "save"]
+    assert image.disks == (Path("base.qcow2"), disk)
+    image.close()
 
 
 FULL = NoRoom("no memory left for an image: it needs 7 MiB")

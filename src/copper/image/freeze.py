@@ -21,6 +21,7 @@ from copper.model.errors import CopperError, NoRoom
 from copper.model.settings import MIB, Settings
 from copper.vmm.layers import FLATTEN, PAGE, SKIP_ZERO, LayerReply, new_layer, seal
 from copper.vmm.seed import Seed
+from copper.wire.undo import whole
 
 LONGEST_STACK = 8  # layers above the lowest, before they are joined into one
 # below this own pages cost a pause less than copying ahead would; a VM that forks keeps so many, as its image does
@@ -100,6 +101,8 @@ async def freeze(
             ahead, flags = await _copy_ahead(machine, fd, lowest, room)
             if step_aside:
                 await _prepare_spare(machine, settings)
+                if run_on:
+                    await _step_ahead(machine, settings)
             if quiesce is not None:
                 await quiesce()
             order = _Order(
@@ -213,6 +216,17 @@ async def _prepare_spare(machine: Machine, settings: Settings) -> None:
     machine.spare = spare
 
 
+async def _step_ahead(machine: Machine, settings: Settings) -> None:
+    """Puts the disk aside while the VM runs: one that writes nothing until it stands need not stand for that."""
+    active = machine.disks[-1]
+    if machine.ahead_in_vain or is_untouched(active):
+        machine.ahead_in_vain = False
+        return
+    await whole(_onto_spare(machine))
+    await _prepare_spare(machine, settings)
+    machine.ahead_in_vain = True  # until it is found untouched in the pause
+
+
 @dataclasses.dataclass(frozen=True)
 class _Order:
     """What is to be done in a pause: into which files, lent or not, and what for."""
@@ -311,12 +325,19 @@ async def _step_aside(machine: Machine) -> tuple[Path, ...]:
     active = machine.disks[-1]
     assert machine.spare is not None
     if len(machine.disks) > 1 and is_untouched(active):
+        machine.ahead_in_vain = False
         return machine.disks[:-1]  # nothing written since the last time: nothing to keep
     frozen = machine.disks
-    await machine.process.monitor.step_aside(node_of(active), node_of(machine.spare))
-    machine.disks = (*frozen, machine.spare)
-    machine.spare = None
+    await whole(_onto_spare(machine))
     return frozen
+
+
+async def _onto_spare(machine: Machine) -> None:
+    """Puts the spare overlay on top of its chain: what it writes from now on goes there."""
+    assert machine.spare is not None
+    await machine.process.monitor.step_aside(node_of(machine.disks[-1]), node_of(machine.spare))
+    machine.disks = (*machine.disks, machine.spare)
+    machine.spare = None
 
 
 def shorten(machine: Machine) -> None:

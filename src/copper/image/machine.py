@@ -72,6 +72,7 @@ class Machine:
     layers: list[Layer]
     disks: tuple[Path, ...]
     spare: Path | None = None  # the overlay that the next freeze may step aside to, already open
+    ahead_in_vain: bool = False  # its disk was put aside before the last pause, and again in it
     shortening: asyncio.Task[None] | None = None
     turn: asyncio.Lock = dataclasses.field(default_factory=asyncio.Lock)
 
