@@ -174,7 +174,7 @@ ROWS = [
         "kill-generation",
         "gc kill-generation 2 && gc clone 2",
         "0\n",
-        setup="gc clone 2; gc clone 1",
+        setup="gc clone 2; gc ismaster && gc clone 1",
         left=(0, 3, 4, 5),
     ),
     Row(
