@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 from copper.model.errors import CopperError, NoRoom
+from copper.vmm.layers import layer_of
 
 BLOCK_BYTES = 256 << 20  # larger than the caches of most processors
 MB = 1e6
@@ -122,7 +123,7 @@ def _mappings(text: str) -> list[_Mapping]:
 
 def _guest(mappings: list[_Mapping], most: int) -> tuple[int, int]:
     """Where guest memory is: layers, and what touches them on both sides, `most` pages at most."""
-    layers = [at for at, one in enumerate(mappings) if "memfd:copper-layer" in one.path]
+    layers = [at for at, one in enumerate(mappings) if layer_of(one.path)]
     if not layers:
         return 0, 0
     first, last = layers[0], layers[-1]

@@ -23,6 +23,7 @@ from copper.bench.stats import Guest
 from copper.host.inventory import links_of
 from copper.model.errors import BadInput, CopperError
 from copper.model.settings import Settings, from_environment
+from copper.vmm.layers import layer_of
 
 TURNS, CLONES, MEMORY_MIB = 20, 100, 128
 CLUSTERS = ("day", "night")
@@ -207,5 +208,5 @@ class _Held:
         units = len(list((settings.run_dir / "q").iterdir())) - settings.standbys
         vms = len(place.client.statuses())
         amiss = len(place.client.audit()) + max(0, units - vms)
-        layers = sum(what.startswith("/memfd:copper-layer") for what in opened)
+        layers = sum(layer_of(what) is not None for what in opened)
         return cls(len(opened) - layers, layers, int(rss) * 1024 / 1e6, amiss)

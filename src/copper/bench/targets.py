@@ -9,9 +9,8 @@ from copper.bench import kinds
 from copper.bench.stats import Guest, Load, Samples, number
 
 SLOWER_RECIPES = 2  # times: what a whole distribution may take, where micro has a limit
-PAUSE = (
-    10  # ms that a caller may stand still, whatever its memory, its clones' number and its depth
-)
+# ms that a caller may stand still, whatever its memory, its clones' number and its depth
+PAUSE = 10
 MICRO, DEBIAN = "micro", "debian-12"
 
 

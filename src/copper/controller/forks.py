@@ -115,25 +115,22 @@ class Forks:
         if caller.state != "running":
             raise Conflict(f"VM {caller.name} is {caller.state}", advice="only one that runs forks")
         row = self._book.cluster(caller.cluster)
-        if ticket_id is not None:
-            count = self._tickets.to_use(caller, ticket_id).vms
-        else:
+        if ticket_id is None:
             check_count(count)
             if self._tickets.ahead(row):
                 raise NoRoom(f"no room for {count} clones: others wait for room before this one")
             await self._clusters.look_again(row, count, caller.host)
-            # asked before anything is frozen: a refusal costs the caller no pause
-            self._tickets.fits.places(self._book.cluster(caller.cluster), count, count, caller.host)
         await step("clone.checked")
         host = self._hosts.get(caller.host)
-        # names are written down first: writing many takes a processor, and the pause would be longer by that
+        # names are written down first: writing many takes a processor, by which the pause would be longer, and a
+        # refusal costs the caller none
         planned = asyncio.create_task(self._plan(caller, count, ticket_id))
         frozen: asyncio.Task[Frozen] | None = None
         thaws: list[asyncio.Task[VmStatus]] = []
         try:
-            plan = await asyncio.shield(
-                planned
-            )  # whatever ends this, `_undo` has to know what was written
+            # whatever ends this, `_undo` has to know what was written
+            plan = await asyncio.shield(planned)
+            count = len(plan.clones)
             frozen = asyncio.create_task(self._freeze(caller))
             image = (await frozen).image
             # not before: a process that starts would make the pause longer

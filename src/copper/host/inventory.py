@@ -26,9 +26,9 @@ from copper.model.settings import Settings
 from copper.net.filter import tap_name, vmid_of
 from copper.net.networks import Networks
 from copper.vmm.alive import Alive
+from copper.vmm.layers import layer_of
 
 UNIT = re.compile(r"[0-9a-f]{12}")
-_LAYER = re.compile(r"/memfd:copper-layer-(\S+)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,8 +152,8 @@ class Place:
             *((qemu.alive.pid, units.get(qemu.unit, "") or "(process)") for qemu in qemus),
         ]:
             for link in links_of(self.proc / str(pid)):
-                if match := _LAYER.match(link):
-                    users[match[1]] = users.get(match[1]) or vm
+                if layer := layer_of(link):
+                    users[layer] = users.get(layer) or vm
         for layer, vm in sorted(users.items()):
             yield Found(thing="memory-file", name=layer, vm=held.layers.get(layer) or vm)
 

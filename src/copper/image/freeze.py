@@ -322,9 +322,7 @@ async def _seed(machine: Machine, seed: Seed) -> bool:
 
 async def _step_aside(machine: Machine) -> tuple[Path, ...]:
     """Returns the chain as it is at this instant; from now on the VM writes above it."""
-    active = machine.disks[-1]
-    assert machine.spare is not None
-    if len(machine.disks) > 1 and is_untouched(active):
+    if len(machine.disks) > 1 and is_untouched(machine.disks[-1]):
         machine.ahead_in_vain = False
         return machine.disks[:-1]  # nothing written since the last time: nothing to keep
     frozen = machine.disks

@@ -12,14 +12,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from copper.model.errors import Damaged, NoRoom
-from copper.vmm.layers import MOST_EXTENTS, PAGE, new_layer, seal
+from copper.vmm.layers import MOST_EXTENTS, PAGE, layer_of, new_layer, seal
 
 MAGIC = b"COPPERL1"
 VERSION = 1
 _HEADER = struct.Struct("<8sIIQQQQ")
 _EXTENT = struct.Struct("<QQQ")
 _CHUNK = 1 << 22
-_LINK = "/memfd:copper-layer-"  # what the kernel calls a descriptor of one
 
 Range = tuple[int, int]  # offset in guest memory, bytes
 
@@ -45,7 +44,7 @@ def held_bytes(pids: Iterable[int | str]) -> int:
         with contextlib.suppress(OSError):  # it has ended
             for entry in Path(f"/proc/{pid}/fd").iterdir():
                 with contextlib.suppress(OSError):  # it was closed
-                    if str(entry.readlink()).startswith(_LINK):
+                    if layer_of(str(entry.readlink())):
                         stat = entry.stat()
                         held[stat.st_ino] = stat.st_blocks * 512
     return sum(held.values())

@@ -6,12 +6,12 @@ import asyncio
 import dataclasses
 import hashlib
 import os
-import re
 from pathlib import Path
 
 from copper.image.layers import Layer, close_all
 from copper.model.errors import CopperError, Damaged
 from copper.model.machine import Needs, Shape
+from copper.vmm.layers import layer_of
 from copper.vmm.process import QemuProcess
 from copper.vmm.seed import Seed
 
@@ -104,11 +104,11 @@ def layers_of(pid: int) -> list[Layer]:
     found: dict[int, str] = {}
     for entry in folder.iterdir():
         try:
-            match = re.match(r"/memfd:copper-layer-(\S+)", str(entry.readlink()))
+            layer = layer_of(str(entry.readlink()))
         except FileNotFoundError:
             continue
-        if match:
-            found[int(entry.name)] = match[1]
+        if layer:
+            found[int(entry.name)] = layer
     # a layer's id begins with its place in time (image.freeze), and a later one never lies below an earlier one
     ordered = sorted(found, key=lambda number: found[number])
     layers: list[Layer] = []

@@ -12,6 +12,7 @@ import dataclasses
 import errno
 import fcntl
 import os
+import re
 import socket
 import struct
 from collections.abc import Sequence
@@ -30,6 +31,7 @@ MOST_EXTENTS = 8000  # of 24 bytes each, in one request's payload
 _REQUEST = struct.Struct("=IIQQ")
 _REPLY = struct.Struct("=iI7Q")
 _EXTENT = struct.Struct("=QQQ")
+_LAYER = re.compile(r"/memfd:copper-layer-(\S+)")
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
@@ -49,6 +51,12 @@ class LayerReply:
 def new_layer(layer_id: str) -> int:
     """An empty layer: a descriptor of a file in memory. The caller closes it."""
     return os.memfd_create(f"copper-layer-{layer_id}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+
+
+def layer_of(link: str) -> str | None:
+    """The id of the layer that a process has open or mapped, as /proc tells the file; None for any other file."""
+    match = _LAYER.match(link)
+    return match[1] if match else None
 
 
 def seal(fd: int) -> None:
