@@ -40,7 +40,7 @@ enum verb {
     VERB_PRECOPY = 2, /* descriptor: an empty layer; payload: extents (offset, bytes) to copy while the guest runs */
     VERB_SAVE = 3,    /* descriptor: that layer, or an empty one; argument: most pages; writes, maps and keeps it */
     VERB_ABORT = 4,   /* forget a PRECOPY */
-    VERB_STAT = 5,    /* own pages, layers; mappings */
+    VERB_STAT = 5,    /* own pages, layers; mappings; of a seed its process id */
     VERB_TAP = 6,     /* descriptor: the tap that this QEMU's card is on from now on */
     VERB_SEED = 7,    /* descriptor: a connection; payload: a unit's name; with the VM stopped: a copy that waits for SAVE, FORK */
     VERB_FORK = 8,    /* to a seed; descriptors by enum role; payload: the new unit's name; a copy of the VM, stopped */
@@ -66,7 +66,7 @@ struct request {
 struct reply {
     int32_t error; /* 0 or an errno */
     uint32_t step; /* where it failed, for the message */
-    uint64_t pages; /* SEED, FORK: the copy's process id */
+    uint64_t pages; /* SEED, FORK, a seed's STAT: the copy's process id */
     uint64_t extents, scan_ns, copy_ns, map_ns, mappings, tracked;
 };
 

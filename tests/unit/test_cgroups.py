@@ -11,7 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from copper.host.cgroups import KERNEL_BYTES, Groups, Layout, find_layout, instance_of, read_fields
+from copper.host.cgroups import (
+    KERNEL_BYTES,
+    Groups,
+    Layout,
+    find_layout,
+    groups_in,
+    instance_of,
+    read_fields,
+)
 from copper.model.api import VmLimits
 from copper.model.errors import Refused
 from copper.model.machine import Shape
@@ -277,6 +285,19 @@ def test_a_real_group_is_found_by_the_next_agent(real: Groups, tmp_path: Path) -
         after.hold("a-0", VmLimits(cpus=0.5))
         assert after.found() == real.found() != []
         assert all(str(child.pid) in (g / "cgroup.procs").read_text() for g in after.found())
+    finally:
+        child.kill()
+        child.communicate()
+
+
+def test_a_group_goes_though_a_seed_of_its_vm_is_in_it(real: Groups) -> None:
+    child = eater(1)
+    try:
+        real.put("a-0", child.pid, SHAPE)
+        asyncio.run(real.remove("a-0"))
+        assert real.found() == []
+        assert child.poll() is None
+        assert groups_in(Path(f"/proc/{child.pid}/cgroup")) == groups_in(Path("/proc/self/cgroup"))
     finally:
         child.kill()
         child.communicate()

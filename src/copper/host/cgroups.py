@@ -82,7 +82,7 @@ def find_layout(
             elif kind == "cgroup2" and second is None:
                 second = Path(where)
     if first.keys() == CONTROLLERS:
-        groups = _groups_in(own)
+        groups = groups_in(own)
         return Layout(1, first, {name: groups.get(name, "") for name in CONTROLLERS})
     if second is not None:
         with contextlib.suppress(OSError):
@@ -91,7 +91,7 @@ def find_layout(
     return None
 
 
-def _groups_in(path: Path) -> dict[str, str]:
+def groups_in(path: Path) -> dict[str, str]:
     """A /proc/PID/cgroup: the group by controller; version 2's is that of all which are not named."""
     groups: dict[str, str] = {}
     with contextlib.suppress(OSError):
@@ -197,7 +197,7 @@ class Groups:
         """Moves the copy of a VM's process that is no VM out of that VM's group, to where the agent is. Blocks."""
         if self._layout is None:
             return
-        own = _groups_in(self._proc / "self" / "cgroup")
+        own = groups_in(self._proc / "self" / "cgroup")
         folders = (self._layout.mounts[name] / own.get(name, "") for name in ("cpu", "memory"))
         for folder in dict.fromkeys(folders):
             try:
@@ -223,7 +223,7 @@ class Groups:
         """The group of a VM of an earlier agent, which may lie elsewhere; a VM without one gets one."""
         if self._layout is None:
             return
-        found = _groups_in(self._proc / str(pid) / "cgroup")
+        found = groups_in(self._proc / str(pid) / "cgroup")
         ours = str(self._below / vm)
         if not all(found.get(name, "").endswith(ours) for name in CONTROLLERS):
             self.put(vm, pid, shape, is_copy=is_copy)
@@ -320,9 +320,12 @@ class Groups:
         return read_fields(self._groups[vm].folders[-1] / name).get("oom_kill", 0) > 0
 
     async def remove(self, vm: str) -> None:
-        """Removes the group of a VM that has ended."""
+        """Removes the group of a VM that has ended; a copy of its process that is no VM is still in it, perhaps."""
         group = self._groups.pop(vm, None)
         for folder in group.folders if group else ():
+            with contextlib.suppress(OSError):
+                for pid in (folder / "cgroup.procs").read_text().split():
+                    await asyncio.to_thread(self.put_back, int(pid))
             await self.remove_folder(folder)
 
     async def remove_folder(self, folder: Path) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import array
 import asyncio
+import contextlib
 import dataclasses
 import errno
 import fcntl
@@ -74,6 +75,7 @@ class LayerControl:
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
         self._turn = asyncio.Lock()
+        self._awaited = self._closed = False
 
     @classmethod
     def connect(cls, path: Path) -> LayerControl:
@@ -87,7 +89,13 @@ class LayerControl:
         return cls(connection)
 
     def close(self) -> None:
-        self._socket.close()
+        """Whoever waits for an answer hears at once that there is none."""
+        self._closed = True
+        if self._awaited:  # a loop forgets a descriptor that is closed, and him who waits at it
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+        else:
+            self._socket.close()
 
     async def lay(self, fds: Sequence[int], *, reset: bool) -> None:
         """Lays layers over guest memory, lowest first; `reset` drops all that is there before."""
@@ -121,13 +129,17 @@ class LayerControl:
         """Copies this QEMU, stopped, into a process that waits at `connection` for `fork`; its number."""
         return (await self._ask(SEED, 0, fds=[connection], payload=unit.encode())).pages
 
+    async def who(self) -> int:
+        """Asked of a seed: its process's number."""
+        return (await self._ask(STAT, 0)).pages
+
     async def fork(self, fds: Sequence[int], unit: str) -> int:
         """Asked of a seed: a copy with these files (layers.h: enum role) and this unit's name; its process's number."""
         return (await self._ask(FORK, 0, fds=fds, payload=unit.encode())).pages
 
-    async def copied(self) -> None:
-        """A new copy of a QEMU says that it is there. Raises CopperError, TimedOut."""
-        await self._answer()
+    async def copied(self) -> int:
+        """A new copy of a QEMU says that it is there; its process's number. Raises CopperError, TimedOut."""
+        return (await self._answer()).pages
 
     async def _ask(
         self,
@@ -155,13 +167,18 @@ class LayerControl:
 
     async def _answer(self) -> LayerReply:
         loop = asyncio.get_running_loop()
+        self._awaited = True
         try:
             raw = await asyncio.wait_for(loop.sock_recv(self._socket, _REPLY.size), 30)
         except TimeoutError:
-            self.close()  # a late answer must not be taken for the next one's
+            self._closed = True  # a late answer must not be taken for the next one's
             raise TimedOut("QEMU's memory did not answer within 30 s") from None
         except OSError as error:
             raise CopperError(f"QEMU's memory cannot be reached: {error.strerror}") from error
+        finally:
+            self._awaited = False
+            if self._closed:
+                self._socket.close()
         if len(raw) != _REPLY.size:
             raise CopperError("QEMU ended while its memory was asked for")
         code, _, pages, extents, scan, copy, lay, mappings, tracked = _REPLY.unpack(raw)

@@ -19,7 +19,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from copper.model.errors import CopperError, NotFound
+from copper.model.errors import CopperError, NotFound, TimedOut
 from copper.model.machine import Needs, Shape
 from copper.model.settings import Settings
 from copper.vmm.alive import Alive, own_bytes
@@ -144,13 +144,28 @@ class QemuProcess:
                 fds += [listening.fileno(), theirs.fileno()]
             stderr = undo.enter_context((self.folder / "stderr").open("wb"))
             self._layers = LayerControl(self._open.pop("layers"))
-            pid = await seed.fork([*fds, stderr.fileno(), tap], self.unit)
-        with contextlib.suppress(NotFound):  # it says itself why it ended
-            self.alive = Alive.of(pid)
-            self._watch()
+            failed: CopperError | None = None
+            try:
+                pid = await seed.fork([*fds, stderr.fileno(), tap], self.unit)
+            except TimedOut:
+                raise
+            except CopperError as error:
+                failed = error
+        if (
+            failed is not None
+        ):  # a seed that ended just then may have made a copy: it says its number itself
+            with contextlib.suppress(CopperError):
+                self._of(await self._layers.copied())
+            raise failed
+        self._of(pid)
         await self._layers.copied()
         self._write_down()
         await self.monitor.take_over(self._open.pop("qmp"))
+
+    def _of(self, pid: int) -> None:
+        with contextlib.suppress(NotFound):  # it says itself why it ended
+            self.alive = Alive.of(pid)
+            self._watch()
 
     def _spawn(self, settings: Settings, tap: int, boot: Boot | None) -> None:
         library = settings.native_dir / "libcopper-layers.so"

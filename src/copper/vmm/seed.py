@@ -14,7 +14,7 @@ import socket
 from collections.abc import Sequence
 from pathlib import Path
 
-from copper.model.errors import CopperError
+from copper.model.errors import CopperError, TimedOut
 from copper.model.machine import Needs, Shape
 from copper.vmm.layers import LayerControl, LayerReply
 from copper.wire.undo import whole
@@ -48,17 +48,28 @@ class Seed:
         """Raises CopperError: this QEMU cannot be copied, and runs on as it was; `close` is still to be called."""
 
         async def make() -> None:
-            self.pid = await of.make_seed(self._there.fileno(), self.unit)
-            self._pidfd = os.pidfd_open(self.pid)
+            try:
+                with self._there:
+                    self._made(await of.make_seed(self._there.fileno(), self.unit))
+            except TimedOut:
+                raise
+            except CopperError:
+                # a QEMU that ended just then may have been copied, and nobody else knows of it
+                with contextlib.suppress(CopperError):
+                    self._made(await self._control.who())
+                raise
 
         try:
-            with self._there:
-                await whole(make())
+            await whole(make())
         except ProcessLookupError as error:
             raise CopperError("QEMU's copy ended at once") from error
         finally:
             if self._pidfd >= 0:
                 asyncio.get_running_loop().add_reader(self._pidfd, self._reap)
+
+    def _made(self, pid: int) -> None:
+        self.pid = pid
+        self._pidfd = os.pidfd_open(pid)
 
     async def save(self, fd: int, *, most_bytes: int) -> LayerReply:
         """Writes into an empty layer what the VM had of its own, and stands on it. Raises NoRoom, nothing changed."""
