@@ -79,6 +79,7 @@ int layer_map(const struct extent *extents, size_t count, int fd) {
         if (real_mmap(ram + e->ram_offset, e->bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, fd,
                       (off_t)e->file_offset) == MAP_FAILED)
             return errno;
+        huge_laid(ram + e->ram_offset, e->bytes);
     }
     return 0;
 }
@@ -113,6 +114,7 @@ static int lay(const int *fds, size_t count, uint32_t flags) {
         if (real_mmap(ram, ram_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1,
                       0) == MAP_FAILED)
             return errno;
+        huge_reset(ram, ram_bytes);
         while (kept_count) close(kept[--kept_count]);
     }
     if (kept_count + count > sizeof kept / sizeof *kept) return EMFILE;
@@ -176,6 +178,7 @@ static int serve_one(const struct request *request, const unsigned char *payload
     case VERB_TAP: return fd_count == 1 && tap >= 0 ? take_tap(fds[0]) : EINVAL;
     case VERB_SEED:
         return fd_count == 1 && request->payload == UNIT_BYTES ? seed_make(fds[0], payload, reply) : EINVAL;
+    case VERB_COLLAPSE: return huge_collapse(request->argument, reply);
     default: return EINVAL;
     }
 }
@@ -275,7 +278,7 @@ __attribute__((constructor)) static void start(int argc, char **argv) {
     }
     park_prepare();
     if (ram_fd < 0 || listen_fd < 0) return;
-    /* a huge page for every written byte would make clones heavy: guest memory, translated code and heap alike */
+    /* a huge page for every written byte would make clones heavy: guest memory, translated code and heap alike (huge.c) */
     prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0);
     if (getenv("COPPER_LAYERS_MERGE")) {
         unsetenv("COPPER_LAYERS_MERGE");

@@ -44,6 +44,7 @@ enum verb {
     VERB_TAP = 6,     /* descriptor: the tap that this QEMU's card is on from now on */
     VERB_SEED = 7,    /* descriptor: a connection; payload: a unit's name; with the VM stopped: a copy that waits for SAVE, FORK */
     VERB_FORK = 8,    /* to a seed; descriptors by enum role; payload: the new unit's name; a copy of the VM, stopped */
+    VERB_COLLAPSE = 9, /* huge pages for what is wholly its own; argument: 0, or `extents` of the last answer, to go on there */
 };
 
 /* What a copy of a QEMU must have of its own, in the order of FORK's descriptors. */
@@ -90,6 +91,8 @@ uint64_t runs_pages(const struct runs *runs);
 
 /* scan.c */
 int scan_own_pages(struct runs *own, bool changed_only);
+int scan_small_pages(struct runs *own, uintptr_t from, uintptr_t to);
+bool pages_are_ours(uintptr_t from, size_t count);
 int track_changes(void);   /* 0: from now on scan_own_pages(.., true) gives what is written after this */
 void stop_tracking(void);
 bool tracking(void);
@@ -99,6 +102,12 @@ void forget_process(void); /* in a copy: what was opened is about the process th
 int save_precopy(int fd, const struct extent *wanted, size_t count, struct reply *reply);
 int save_finish(int fd, uint32_t flags, uint64_t most_pages, struct reply *reply);
 void save_abort(void);
+
+/* huge.c */
+void huge_wanted(void *at, size_t bytes);      /* QEMU asks for huge pages there */
+void huge_laid(const void *at, size_t bytes);  /* a layer is mapped there */
+void huge_reset(const void *at, size_t bytes); /* no layer is any more */
+int huge_collapse(uint64_t offset, struct reply *reply);
 
 /* park.c */
 void park_prepare(void);

@@ -30,6 +30,7 @@ struct pm_region {
 #define IS_PRESENT (1u << 3)
 #define IS_SWAPPED (1u << 4)
 #define IS_ZERO_PAGE (1u << 5)
+#define IS_HUGE (1u << 6)
 #define FEATURE_WP_UNPOPULATED (1u << 13)
 #define FEATURE_WP_ASYNC (1u << 15)
 
@@ -86,13 +87,11 @@ static bool append(struct runs *own, uint64_t first, uint64_t count) {
     return runs_add(own, first, count, 0);
 }
 
-static int scan_by_ioctl(struct runs *own, bool changed_only) {
-    uint64_t base = (uintptr_t)ram, end = base + ram_bytes;
-    uint64_t not_these = IS_FILE | IS_ZERO_PAGE;
+/* Pages from `base` on that are all of `these`, one of `any`, and none of `not_these`; their numbers count from there. */
+static int scan_range(struct runs *own, uint64_t base, uint64_t end, uint64_t these, uint64_t any, uint64_t not_these) {
     struct pm_scan scan = {.size = sizeof scan, .start = base, .end = end, .vec = (uintptr_t)regions, .vec_len = MOST_REGIONS,
-                           .category_inverted = not_these, .category_mask = not_these,
-                           .category_anyof_mask = IS_PRESENT | IS_SWAPPED, .return_mask = IS_PRESENT};
-    if (changed_only) scan.category_mask |= IS_WRITTEN;
+                           .category_inverted = not_these, .category_mask = these | not_these,
+                           .category_anyof_mask = any, .return_mask = IS_PRESENT};
     while (scan.start < end) {
         int got = ioctl(pagemap, SCAN_PAGES, &scan);
         if (got < 0) return errno;
@@ -101,6 +100,27 @@ static int scan_by_ioctl(struct runs *own, bool changed_only) {
         scan.start = scan.walk_end;
     }
     return 0;
+}
+
+static int scan_by_ioctl(struct runs *own, bool changed_only) {
+    uint64_t base = (uintptr_t)ram;
+    return scan_range(own, base, base + ram_bytes, changed_only ? IS_WRITTEN : 0, IS_PRESENT | IS_SWAPPED,
+                      IS_FILE | IS_ZERO_PAGE);
+}
+
+/* Own pages of this process in [from, to), both multiples of PAGE, that are there and part of no huge page. */
+int scan_small_pages(struct runs *own, uintptr_t from, uintptr_t to) {
+    int error = open_pagemap();
+    return error ? error : scan_range(own, from, to, IS_PRESENT, IS_PRESENT, IS_FILE | IS_ZERO_PAGE | IS_HUGE);
+}
+
+/* Whether no other process has any of these pages, at most 512, from this address on. */
+bool pages_are_ours(uintptr_t from, size_t count) {
+    uint64_t entries[512];
+    if (count > 512 || pread(pagemap, entries, count * 8, (off_t)(from / PAGE * 8)) != (ssize_t)(count * 8)) return false;
+    for (size_t i = 0; i < count; i++)
+        if (!(entries[i] >> 56 & 1)) return false;
+    return true;
 }
 
 static int scan_by_reading(struct runs *own) {

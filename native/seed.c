@@ -49,9 +49,13 @@ void seed_prepare(int argc, char **argv) {
             unit = argv[i + 1] + 7;
 }
 
-/* A copy needs all of guest memory and of QEMU's: nothing is kept from it. */
+/* A copy needs all of guest memory and of QEMU's: nothing is kept from it. And huge pages are given later (huge.c). */
 __attribute__((visibility("default"))) int madvise(void *from, size_t bytes, int advice) {
     if (advice == MADV_DONTFORK) return 0;
+    if (advice == MADV_HUGEPAGE) {
+        huge_wanted(from, bytes);
+        return 0;
+    }
     return (int)syscall(SYS_madvise, from, bytes, advice);
 }
 

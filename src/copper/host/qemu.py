@@ -14,6 +14,7 @@ from pathlib import Path
 from copper.dns.options import OFF
 from copper.host.cgroups import find_groups, instance_of
 from copper.host.console import remove_log
+from copper.host.huge_pages import HugePages
 from copper.host.hypervisor import Image, Listener, Room
 from copper.host.inventory import Held, Place
 from copper.host.qemu_machine import QemuMachine
@@ -64,6 +65,9 @@ class QemuHypervisor:
         self._templates: dict[str, QemuImage] = {}
         self._frozen: dict[str, QemuImage] = {}
         self._machines: set[QemuMachine] = set()
+        self._huge_pages = HugePages(
+            lambda: self._machines, is_short=lambda: free_for_layers(settings) <= 0
+        )
         self._storing: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = (
             set()
@@ -182,6 +186,8 @@ class QemuHypervisor:
             copies_work=lambda: self._thawing.copies_work,
         )
         self._machines.add(made)
+        if not self.settings.merge:
+            self._huge_pages.start()
         return made
 
     def _log(self, name: str) -> Path:
@@ -316,6 +322,7 @@ class QemuHypervisor:
             await self._standbys.drop_shape(image.shape, image.needs)
 
     async def close(self) -> None:
+        await self._huge_pages.close()
         await self._standbys.close()
         for image in (*self._frozen.values(), *self._templates.values()):
             image.close()

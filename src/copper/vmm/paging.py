@@ -1,4 +1,4 @@
-"""Where pages of a process are: in swap, on a disk or compressed (process_madvise(2), Linux 5.10), or in memory."""
+"""Where pages of a process are: in swap, on a disk or compressed (process_madvise(2), Linux 5.10), or in memory; their size."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ _MOST = 1 << 30  # bytes in one call: the kernel takes less than 2 GiB
 _PASSED_OVER = (errno.EINVAL, errno.ENOMEM)  # a mapping that cannot be paged out, or is no more
 _ARENA_MAX, _MMAP_THRESHOLD = -8, -3  # M_…; malloc.h
 _ARENAS, _LARGE_BYTES = 2, 128 << 10
+HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _libc = ctypes.CDLL(None, use_errno=True)
 _resident = False  # whether this process stays in memory
 
@@ -94,3 +95,11 @@ def _advise(pidfd: int, begin: int, length: int) -> int:
     if (code := ctypes.get_errno()) in _PASSED_OVER:
         return 0
     raise OSError(code, os.strerror(code))
+
+
+def gives_huge_pages(enabled: Path = HUGE_PAGES) -> bool:
+    """Whether this host has huge pages for programs that ask for them."""
+    try:
+        return "[never]" not in enabled.read_text()
+    except OSError:  # a kernel without them
+        return False

@@ -22,6 +22,7 @@ from copper.net import sysctl
 from copper.net.nft import Nft
 from copper.net.private import open_lone_tap
 from copper.vmm.capabilities import Qemu, accelerator_verdict, probe_qemu
+from copper.vmm.paging import HUGE_PAGES, gives_huge_pages
 
 SETUP = "scripts/demo installs and builds it"
 LEAST_MEMORY_MIB = 256  # one guest of the smallest kind, and its QEMU
@@ -189,6 +190,15 @@ def _kernel() -> Iterator[Finding]:
             yield Finding(
                 "note", what, f"{kernel} does not have it: {without}", "Linux 6.7 or newer"
             )
+    without = "VMs that write much stay in small ones"
+    if not gives_huge_pages():
+        advice = f"echo madvise > {HUGE_PAGES}"
+        yield Finding("note", "huge pages", f"this host gives none: {without}", advice)
+    elif not _has_pagemap_scan():
+        advice = "Linux 6.7 or newer"
+        yield Finding("note", "huge pages", f"not with {kernel}: {without}", advice)
+    else:
+        yield Finding("ok", "huge pages", "for VMs that write much")
 
 
 def _has_pagemap_scan() -> bool:
