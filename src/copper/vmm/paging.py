@@ -1,4 +1,4 @@
-"""Where pages of a process are: in swap, on a disk or compressed (process_madvise(2), Linux 5.10), or in memory; their size."""
+"""Where pages of a process are, and how large: in swap, on a disk or compressed (process_madvise(2), Linux 5.10)."""
 
 from __future__ import annotations
 
