@@ -11,15 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from copper.host.cgroups import (
-    KERNEL_BYTES,
-    Groups,
-    Layout,
-    find_layout,
-    groups_in,
-    instance_of,
-    read_fields,
-)
+from copper.host.cgroup_layout import Layout, find_layout, groups_in
+from copper.host.cgroups import KERNEL_BYTES, Groups, instance_of, read_fields
 from copper.model.api import VmLimits
 from copper.model.errors import Refused
 from copper.model.machine import Shape
@@ -314,6 +307,10 @@ def test_what_a_copy_has_of_its_own_is_what_its_group_was_charged_for(
     (memory / "memory.stat").write_text(f"rss {5 * MIB}\nanon {5 * MIB}\nswap {MIB}\n")
     (memory / "memory.swap.current").write_text(f"{MIB}\n")
     assert groups.charged("a-1") == 6 * MIB
+    for name in ("memory.usage_in_bytes", "memory.current"):
+        assert groups.used("a-1") is None
+        (memory / name).write_text(f"{7 * MIB}\n")
+    assert groups.used("a-1") == 7 * MIB
     (memory / "memory.stat").write_text(f"rss {5 * MIB}\nanon {5 * MIB}\n")
     (memory / "memory.swap.current").write_text("0\n")
     # of the 40 MiB of its process 35 are its parent's as well: they count neither here nor elsewhere

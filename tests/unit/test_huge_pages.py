@@ -19,7 +19,7 @@ class Writer:
     def __init__(self, name: str, own_bytes: int, *, fails: bool = False) -> None:
         self.name, self.own, self.asked, self.fails = name, own_bytes, 0, fails
 
-    def own_bytes(self) -> int:
+    def touched_bytes(self) -> int:
         return self.own
 
     async def collapse(self) -> int:

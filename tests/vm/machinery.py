@@ -17,7 +17,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from copper.client import Client
-from copper.host.cgroups import find_layout, instance_of, sweep
+from copper.host.cgroup_layout import find_layout
+from copper.host.cgroups import instance_of, sweep
 from copper.model.settings import Settings, from_environment
 from copper.net import namespaces
 from copper.net.nft import Nft

@@ -66,7 +66,11 @@ def traced(accel: str, micro: str, tmp_path: Path) -> Iterator[tuple[Copper, Pat
     """A running Copper that writes a trace, and does nothing by the clock meanwhile."""
     path = tmp_path / "trace.json"
     with a_copper(
-        accel, COPPER_TRACE=str(path), COPPER_REPORT_S="3600", COPPER_STANDBYS="0"
+        accel,
+        COPPER_TRACE=str(path),
+        COPPER_REPORT_S="3600",
+        COPPER_STANDBYS="0",
+        COPPER_HUGE_PAGES="0",
     ) as copper:
         yield copper, path
 

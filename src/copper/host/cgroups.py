@@ -1,6 +1,6 @@
 """Control groups: one per VM, `copper/INSTANCE/VM`, by which the kernel holds it to its processors and its memory.
 
-Version 1 and 2 are both in use; `find_layout` reads from the mounts which of them is here. INSTANCE is a hash of the
+Version 1 and 2 are both in use (host.cgroup_layout). INSTANCE is a hash of the
 run directory, so that two Coppers of one host do not meet. Version 1's groups lie below the group that the agent
 itself is in: what bounds the agent bounds its VMs. In version 2 a group that has processes cannot have groups with
 controllers below it, so that they lie at the top of what is mounted; a VM outlives the service that started it.
@@ -30,11 +30,11 @@ import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from copper.host.cgroup_layout import CONTROLLERS, Layout, find_layout, groups_in
 from copper.model.api import VmLimits
 from copper.model.errors import Refused
 from copper.model.machine import Shape
 
-CONTROLLERS = {"cpu", "memory"}
 KERNEL_BYTES = 16 << 20
 PERIOD_US = 100_000
 FIRST = 64  # times the weight of a VM that has begun: one that begins among many that are busy is soon there
@@ -52,56 +52,6 @@ class _Group:
     cpus: int
     kernel_bytes: int
     is_copy: bool = False  # most of what its process has is also another's
-
-
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """Where this host has its groups: what is mounted, and the folder in it below which `copper/` is made."""
-
-    version: int
-    mounts: dict[str, Path]  # of cpu and memory; version 2 has one for both
-    below: dict[str, str]
-
-    def roots(self) -> list[Path]:
-        """The folders in which `copper/` is made, that of memory last."""
-        roots = [self.mounts[name] / self.below[name] for name in ("cpu", "memory")]
-        return list(dict.fromkeys(roots))
-
-
-def find_layout(
-    mounts: Path = Path("/proc/self/mounts"), own: Path = Path("/proc/self/cgroup")
-) -> Layout | None:
-    """What is mounted here, version 1 first where it has the controllers; None: neither of them."""
-    first: dict[str, Path] = {}
-    second: Path | None = None
-    with contextlib.suppress(OSError):
-        for line in mounts.read_text().splitlines():
-            _, where, kind, options, *_ = line.split(" ")
-            if kind == "cgroup":
-                first |= dict.fromkeys(CONTROLLERS & set(options.split(",")), Path(where))
-            elif kind == "cgroup2" and second is None:
-                second = Path(where)
-    if first.keys() == CONTROLLERS:
-        groups = groups_in(own)
-        return Layout(1, first, {name: groups.get(name, "") for name in CONTROLLERS})
-    if second is not None:
-        with contextlib.suppress(OSError):
-            if set((second / "cgroup.controllers").read_text().split()) >= CONTROLLERS:
-                return Layout(2, dict.fromkeys(CONTROLLERS, second), dict.fromkeys(CONTROLLERS, ""))
-    return None
-
-
-def groups_in(path: Path) -> dict[str, str]:
-    """A /proc/PID/cgroup: the group by controller; version 2's is that of all which are not named."""
-    groups: dict[str, str] = {}
-    with contextlib.suppress(OSError):
-        for line in path.read_text().splitlines():
-            _, names, group = line.split(":", 2)
-            if names:
-                groups |= dict.fromkeys(names.split(","), group.lstrip("/"))
-            else:
-                groups = dict.fromkeys(CONTROLLERS, group.lstrip("/")) | groups
-    return groups
 
 
 def instance_of(run_dir: Path) -> str:
@@ -218,6 +168,17 @@ class Groups:
         with contextlib.suppress(OSError, ValueError):
             fields["swap"] = int((group.folders[-1] / "memory.swap.current").read_text())
         return fields.get("anon", 0) + fields.get("swap", 0)
+
+    def used(self, vm: str) -> int | None:
+        """All that this VM's group was charged for, cache of its disk too: one number, which the kernel has ready."""
+        group = self._groups.get(vm)
+        if self._layout is None or group is None:
+            return None
+        name = "memory.usage_in_bytes" if self._version == 1 else "memory.current"
+        try:
+            return int((group.folders[-1] / name).read_text())
+        except (OSError, ValueError):
+            return None
 
     def find(self, vm: str, pid: int, shape: Shape, *, is_copy: bool = False) -> None:
         """The group of a VM of an earlier agent, which may lie elsewhere; a VM without one gets one."""

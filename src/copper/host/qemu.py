@@ -186,7 +186,7 @@ class QemuHypervisor:
             copies_work=lambda: self._thawing.copies_work,
         )
         self._machines.add(made)
-        if not self.settings.merge:
+        if self.settings.huge_pages and not self.settings.merge:
             self._huge_pages.start()
         return made
 

@@ -179,6 +179,10 @@ class QemuMachine:
         if not self._process.ended.is_set():
             page_out(self.pid)
 
+    def touched_bytes(self) -> int:
+        used = self._groups.used(self.name)
+        return self._process.own_bytes() if used is None else used
+
     async def collapse(self) -> int:
         """Huge pages for what is wholly its own, but for a fork's pause; bytes. Raises CopperError."""
         gained = offset = 0

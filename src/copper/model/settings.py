@@ -29,6 +29,7 @@ class Settings:
     standbys: int = 2  # processes kept ready for each shape of VM in use
     copies: bool = True  # emulated clones are copies of their parent's QEMU process
     merge: bool = False  # the kernel may keep equal pages of VMs once
+    huge_pages: bool = True  # of VMs that wrote much, where the host has them for programs that ask
     clone_deadline_s: float = 60.0
     cpu_ratio: float = 4.0  # virtual processors that are given out for each real one
     ticket_expires_s: float = 300.0  # a ticket that nobody used by then is taken back
@@ -88,6 +89,7 @@ _VARIABLES = {
     "COPPER_STANDBYS": "standbys",
     "COPPER_COPIES": "copies",
     "COPPER_MERGE": "merge",
+    "COPPER_HUGE_PAGES": "huge_pages",
     "COPPER_CLONE_DEADLINE_S": "clone_deadline_s",
     "COPPER_CPU_RATIO": "cpu_ratio",
     "COPPER_TICKET_EXPIRES_S": "ticket_expires_s",
