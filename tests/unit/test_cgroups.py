@@ -307,8 +307,8 @@ def test_what_a_copy_has_of_its_own_is_what_its_group_was_charged_for(
     (memory / "memory.stat").write_text(f"rss {5 * MIB}\nanon {5 * MIB}\nswap {MIB}\n")
     (memory / "memory.swap.current").write_text(f"{MIB}\n")
     assert groups.charged("a-1") == 6 * MIB
+    assert groups.used("a-1") is None
     for name in ("memory.usage_in_bytes", "memory.current"):
-        assert groups.used("a-1") is None
         (memory / name).write_text(f"{7 * MIB}\n")
     assert groups.used("a-1") == 7 * MIB
     (memory / "memory.stat").write_text(f"rss {5 * MIB}\nanon {5 * MIB}\n")

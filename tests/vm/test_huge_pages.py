@@ -27,8 +27,9 @@ def test_a_clone_that_writes_much_gets_huge_pages_and_forks(copper: Copper, micr
     master = copper.boot("a", micro)
     busy, idle = copper.clone(master, 2)
     told = copper.sh(busy, f"head -c {WROTE} /dev/urandom > /run/big; {SUM}")
-    eventually(lambda: huge_bytes(copper, busy) >= WROTE // 8)  # not where layers lie
-    assert huge_bytes(copper, idle) <= 4 * MIB
+    # a few: in a guest as small as this layers lie nearly everywhere
+    eventually(lambda: huge_bytes(copper, busy) >= 2 * MIB)
+    assert huge_bytes(copper, idle) == 0
     assert copper.client.status(busy).own_bytes < WROTE + 16 * MIB
     assert copper.sh(busy, SUM) == told
     clones = copper.clone(busy, 3)
