@@ -2,6 +2,7 @@
 
 Both have the same guest, processors and memory; the clone's master is measured beside them. A round has a new clone,
 and a new program in each: where a process's memory lies makes it some percent faster or slower for as long as it lives.
+That holds for QEMUs too, and a clone's is where its master's is: after some rounds the master and the cold VM are new.
 The first time warms it and does not count. Then they take turns at each work, the others idle meanwhile.
 """
 
@@ -30,6 +31,7 @@ ROUNDS = 30
 RECIPE = "debian-12-dev"  # the smallest whose Python has all of its library
 CLUSTER = "warm"
 SLOWER = 1.05  # at most, of a clone
+TOGETHER = 6  # rounds with the same master and cold VM, which takes most of a minute to boot
 TURNS = 4  # of each VM at each work in a round; the least counts, for what disturbs only lengthens
 
 CLONE, MASTER, COLD = "clone", "its master", "cold-booted"
@@ -132,24 +134,33 @@ class _Run:
     def run(self, rounds: int, progress: Progress) -> None:
         client = self._place.client
         client.create(CLUSTER, self._guest.image)
+        template = self._place.template
+        assert template is not None
+        peers = Peers(probe_qemu(self._place.settings), template, self._place.folder)
+        self._results.load_before = machine.load_average()
+        for first in range(0, rounds, TOGETHER):
+            master = self._master()
+            with ExitStack() as stack:
+                with progress.step("booting a cold one"):
+                    cold = stack.enter_context(a_cold_vm(peers))
+                if not first:
+                    progress.begin_rounds()
+                for number in range(first, min(rounds, first + TOGETHER)):
+                    progress.begin_round(number)
+                    self._place.rest(quiet=True)
+                    (clone,) = client.clone_vm(master, count=1)
+                    self._beside(cold, clone.name, master, number)
+                    client.end(clone.name)
+            client.kill(CLUSTER)
+
+    def _master(self) -> str:
+        """A new one. Raises CopperError where its guest cannot do the works."""
+        client = self._place.client
         master = client.boot(CLUSTER).name
         if (done := client.run(master, NEEDED)).status:
             why = done.stderr.decode(errors="replace").strip()[-200:]
             raise CopperError(f"{' '.join(NEEDED)} in a guest of {self._guest.recipe}: {why}")
-        template = self._place.template
-        assert template is not None
-        peers = Peers(probe_qemu(self._place.settings), template, self._place.folder)
-        with ExitStack() as stack:
-            with progress.step("booting the cold one"):
-                cold = stack.enter_context(a_cold_vm(peers))
-            self._results.load_before = machine.load_average()
-            progress.begin_rounds()
-            for number in range(rounds):
-                progress.begin_round(number)
-                self._place.rest(quiet=True)
-                (clone,) = client.clone_vm(master, count=1)
-                self._beside(cold, clone.name, master, number)
-                client.end(clone.name)
+        return master
 
     def _beside(self, cold: Cold, clone: str, master: str, number: int) -> None:
         with ExitStack() as stack:
