@@ -336,6 +336,26 @@ async def test_huge_pages_that_were_copied_are_each_ones_own_and_whole_again_lat
     guest.check()
 
 
+async def test_what_is_written_into_huge_pages_after_they_were_copied_ahead_is_right(
+    born: list[Guest], huge: None
+) -> None:
+    guest, clone = new_guest(born), new_guest(born)
+    for page in range(0, PAGES, 9):
+        guest.write(page, page % 251)
+    guest.touch(0, PAGES)
+    assert await guest.collapse() >= SURE * HUGE
+    fd = new_layer("ahead")
+    await guest.control.precopy(fd, [])
+    for page in (0, 511, 512, 700, PAGES - 1):
+        guest.write(page, 255)
+    await guest.control.save(fd, flags=0, most_bytes=1 << 30)
+    seal(fd)
+    guest.layers.append(Layer("ahead", fd))
+    await clone.become(guest)
+    for one in (guest, clone):
+        one.check(list(range(PAGES)))
+
+
 async def test_damaged_layers_are_refused_before_anything_is_mapped(born: list[Guest]) -> None:
     guest = new_guest(born)
     guest.write(1, 1)
