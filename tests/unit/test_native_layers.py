@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = 2048
 # maps the file that names guest memory, as QEMU does, and then does what it is told
 GUEST = """
-import mmap, os, signal, sys
+import mmap, os, sys
 ram = mmap.mmap(int(sys.argv[1]), int(sys.argv[2]), mmap.MAP_PRIVATE)
 ram.madvise(mmap.MADV_HUGEPAGE)
 for line in sys.stdin:
@@ -39,12 +39,15 @@ for line in sys.stdin:
             ram[at + i * 4096] = ram[at + i * 4096]
         print("ok", flush=True)
     elif verb == "copy":
+        until, held = os.pipe()
         copy = os.fork()
         if not copy:
-            signal.pause()
+            os.close(held)
+            os.read(until, 1)  # it ends with its parent, however that ends
+            os._exit(0)
         print("ok", flush=True)
     elif verb == "end":
-        os.kill(copy, signal.SIGKILL)
+        os.close(held)
         os.waitpid(copy, 0)
         print("ok", flush=True)
     else:
