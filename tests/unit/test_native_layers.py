@@ -6,7 +6,6 @@ import array
 import contextlib
 import os
 import random
-import re
 import socket
 import subprocess
 import sys
@@ -19,7 +18,6 @@ import pytest
 from copper.image.layers import Layer, joined, read_index
 from copper.model.errors import CopperError, NoRoom
 from copper.vmm.layers import FLATTEN, PAGE, SKIP_ZERO, LayerControl, new_layer, seal
-from copper.vmm.paging import gives_huge_pages
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = 2048
@@ -100,19 +98,6 @@ class Guest:
 
     def touch(self, first: int, count: int) -> None:
         assert self.tell(f"touch {first} {count}") == "ok"
-
-    async def collapse(self) -> int:
-        """Pages that are in huge ones now and were not."""
-        gained, offset = await self.control.collapse(0)
-        while offset:
-            pages, offset = await self.control.collapse(offset)
-            gained += pages
-        return gained
-
-    @property
-    def huge_bytes(self) -> int:
-        text = Path(f"/proc/{self.process.pid}/smaps_rollup").read_text()
-        return int(re.findall(r"^AnonHugePages:\s+(\d+)", text, re.M)[0]) << 10
 
     def check(self, pages: list[int] | None = None) -> None:
         for page in pages if pages is not None else sorted(self.model):
@@ -268,95 +253,6 @@ async def test_any_history_of_writes_saves_and_thaws(born: list[Guest], seed: in
     await clone.become(guest)
     clone.check(list(range(PAGES)))
     guest.check(list(range(PAGES)))
-
-
-HUGE = 512  # pages in a huge one
-SURE = PAGES // HUGE - 1  # huge ones that fit in, wherever memory begins
-
-
-@pytest.fixture
-def huge() -> None:
-    if not gives_huge_pages():
-        pytest.skip("this host has no huge pages for those who ask")
-
-
-async def test_what_is_wholly_its_own_is_put_into_huge_pages(born: list[Guest], huge: None) -> None:
-    guest = new_guest(born)
-    guest.touch(0, PAGES)
-    for page in range(0, PAGES, 100):
-        guest.write(page, page % 256)
-    assert guest.huge_bytes == 0
-    gained = await guest.collapse()
-    assert gained >= SURE * HUGE
-    assert guest.huge_bytes == gained * PAGE
-    assert (await guest.control.stat()).pages == PAGES
-    assert await guest.collapse() == 0
-    guest.check()
-    await guest.save()
-    guest.check()
-
-
-async def test_a_page_that_is_missing_or_a_layers_keeps_its_neighbours_small(
-    born: list[Guest], huge: None
-) -> None:
-    guest = new_guest(born)
-    for first in range(0, PAGES, HUGE // 2):
-        guest.touch(first, HUGE // 2 - 1)
-    assert await guest.collapse() == 0
-    guest.write(HUGE // 2 - 1, 1)  # not alone in its mapping from here on: it is a layer's
-    await guest.save(SKIP_ZERO)
-    guest.touch(0, PAGES)
-    gained = await guest.collapse()
-    assert (SURE - 1) * HUGE <= gained <= SURE * HUGE
-    assert guest.huge_bytes == gained * PAGE
-    guest.check([*range(0, PAGES, 100), HUGE // 2 - 1])
-
-
-async def test_what_another_has_too_stays_in_small_pages(born: list[Guest], huge: None) -> None:
-    guest = new_guest(born)
-    guest.touch(0, PAGES)
-    guest.write(7, 7)
-    assert guest.tell("copy 0 0") == "ok"
-    assert await guest.collapse() == 0
-    assert guest.tell("end 0 0") == "ok"
-    assert await guest.collapse() >= SURE * HUGE
-    guest.check()
-
-
-async def test_huge_pages_that_were_copied_are_each_ones_own_and_whole_again_later(
-    born: list[Guest], huge: None
-) -> None:
-    guest = new_guest(born)
-    guest.touch(0, PAGES)
-    gained = await guest.collapse()
-    assert guest.tell("copy 0 0") == "ok"
-    for page in range(0, PAGES, 50):
-        guest.write(page, 3)
-    assert guest.huge_bytes < gained * PAGE
-    assert guest.tell("end 0 0") == "ok"
-    assert await guest.collapse() > 0
-    assert guest.huge_bytes == gained * PAGE
-    guest.check()
-
-
-async def test_what_is_written_into_huge_pages_after_they_were_copied_ahead_is_right(
-    born: list[Guest], huge: None
-) -> None:
-    guest, clone = new_guest(born), new_guest(born)
-    for page in range(0, PAGES, 9):
-        guest.write(page, page % 251)
-    guest.touch(0, PAGES)
-    assert await guest.collapse() >= SURE * HUGE
-    fd = new_layer("ahead")
-    await guest.control.precopy(fd, [])
-    for page in (0, 511, 512, 700, PAGES - 1):
-        guest.write(page, 255)
-    await guest.control.save(fd, flags=0, most_bytes=1 << 30)
-    seal(fd)
-    guest.layers.append(Layer("ahead", fd))
-    await clone.become(guest)
-    for one in (guest, clone):
-        one.check(list(range(PAGES)))
 
 
 async def test_damaged_layers_are_refused_before_anything_is_mapped(born: list[Guest]) -> None:
