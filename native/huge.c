@@ -35,21 +35,15 @@ void huge_wanted(void *at, size_t bytes) {
     if (never) areas[area_count++] = (struct area){from, to, never};
 }
 
-void huge_laid(const void *at, size_t bytes) {
+void huge_laid(const void *at, size_t bytes, bool laid) {
     for (unsigned i = 0; i < area_count; i++) {
         uintptr_t from = (uintptr_t)at, to = from + bytes;
         if (from < areas[i].from) from = areas[i].from;
         if (to > areas[i].to) to = areas[i].to;
-        if (from < to)
-            memset(areas[i].never + (from - areas[i].from) / HUGE_PAGE, 1,
-                   (to - 1 - areas[i].from) / HUGE_PAGE - (from - areas[i].from) / HUGE_PAGE + 1);
+        if (from >= to) continue;
+        size_t first = (from - areas[i].from) / HUGE_PAGE, last = (to - 1 - areas[i].from) / HUGE_PAGE;
+        memset(areas[i].never + first, laid, last - first + 1);
     }
-}
-
-void huge_reset(const void *at, size_t bytes) {
-    for (unsigned i = 0; i < area_count; i++)
-        if (areas[i].from >= (uintptr_t)at && areas[i].to <= (uintptr_t)at + bytes)
-            memset(areas[i].never, 0, (areas[i].to - areas[i].from) / HUGE_PAGE);
 }
 
 static int collapse(uintptr_t at) {

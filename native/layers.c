@@ -79,7 +79,7 @@ int layer_map(const struct extent *extents, size_t count, int fd) {
         if (real_mmap(ram + e->ram_offset, e->bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, fd,
                       (off_t)e->file_offset) == MAP_FAILED)
             return errno;
-        huge_laid(ram + e->ram_offset, e->bytes);
+        huge_laid(ram + e->ram_offset, e->bytes, true);
     }
     return 0;
 }
@@ -114,7 +114,7 @@ static int lay(const int *fds, size_t count, uint32_t flags) {
         if (real_mmap(ram, ram_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1,
                       0) == MAP_FAILED)
             return errno;
-        huge_reset(ram, ram_bytes);
+        huge_laid(ram, ram_bytes, false);
         while (kept_count) close(kept[--kept_count]);
     }
     if (kept_count + count > sizeof kept / sizeof *kept) return EMFILE;

@@ -104,9 +104,8 @@ int save_finish(int fd, uint32_t flags, uint64_t most_pages, struct reply *reply
 void save_abort(void);
 
 /* huge.c */
-void huge_wanted(void *at, size_t bytes);      /* QEMU asks for huge pages there */
-void huge_laid(const void *at, size_t bytes);  /* a layer is mapped there */
-void huge_reset(const void *at, size_t bytes); /* no layer is any more */
+void huge_wanted(void *at, size_t bytes); /* QEMU asks for huge pages there */
+void huge_laid(const void *at, size_t bytes, bool laid); /* a layer is mapped there, or none is any more */
 int huge_collapse(uint64_t offset, struct reply *reply);
 
 /* park.c */

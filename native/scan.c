@@ -31,6 +31,7 @@ struct pm_region {
 #define IS_SWAPPED (1u << 4)
 #define IS_ZERO_PAGE (1u << 5)
 #define IS_HUGE (1u << 6)
+#define NOT_OWN (IS_FILE | IS_ZERO_PAGE)
 #define FEATURE_WP_UNPOPULATED (1u << 13)
 #define FEATURE_WP_ASYNC (1u << 15)
 
@@ -87,8 +88,9 @@ static bool append(struct runs *own, uint64_t first, uint64_t count) {
     return runs_add(own, first, count, 0);
 }
 
-/* Pages from `base` on that are all of `these`, one of `any`, and none of `not_these`; their numbers count from there. */
-static int scan_range(struct runs *own, uint64_t base, uint64_t end, uint64_t these, uint64_t any, uint64_t not_these) {
+/* Own pages in [base, end) that are one of `any`, all of `these` and none of `not_these`; their numbers count from `base`. */
+static int scan_range(struct runs *own, uint64_t base, uint64_t end, uint64_t any, uint64_t these, uint64_t not_these) {
+    not_these |= NOT_OWN;
     struct pm_scan scan = {.size = sizeof scan, .start = base, .end = end, .vec = (uintptr_t)regions, .vec_len = MOST_REGIONS,
                            .category_inverted = not_these, .category_mask = these | not_these,
                            .category_anyof_mask = any, .return_mask = IS_PRESENT};
@@ -104,14 +106,13 @@ static int scan_range(struct runs *own, uint64_t base, uint64_t end, uint64_t th
 
 static int scan_by_ioctl(struct runs *own, bool changed_only) {
     uint64_t base = (uintptr_t)ram;
-    return scan_range(own, base, base + ram_bytes, changed_only ? IS_WRITTEN : 0, IS_PRESENT | IS_SWAPPED,
-                      IS_FILE | IS_ZERO_PAGE);
+    return scan_range(own, base, base + ram_bytes, IS_PRESENT | IS_SWAPPED, changed_only ? IS_WRITTEN : 0, 0);
 }
 
 /* Own pages of this process in [from, to), both multiples of PAGE, that are there and part of no huge page. */
 int scan_small_pages(struct runs *own, uintptr_t from, uintptr_t to) {
     int error = open_pagemap();
-    return error ? error : scan_range(own, from, to, IS_PRESENT, IS_PRESENT, IS_FILE | IS_ZERO_PAGE | IS_HUGE);
+    return error ? error : scan_range(own, from, to, IS_PRESENT, 0, IS_HUGE);
 }
 
 /* Whether no other process has any of these pages, at most 512, from this address on. */
@@ -175,10 +176,9 @@ int track_changes(void) {
     struct uffdio_api api = {.api = UFFD_API, .features = FEATURE_WP_ASYNC | FEATURE_WP_UNPOPULATED};
     struct uffdio_register all = {.range = {.start = (uintptr_t)ram, .len = ram_bytes}, .mode = UFFDIO_REGISTER_MODE_WP};
     uint64_t base = (uintptr_t)ram, end = base + ram_bytes;
-    uint64_t not_these = IS_FILE | IS_ZERO_PAGE;
     /* only own pages are protected: a page that becomes own later is new, and has no slot yet */
     struct pm_scan scan = {.size = sizeof scan, .flags = SCAN_WP_MATCHING | SCAN_CHECK_WPASYNC, .start = base, .end = end,
-                           .category_inverted = not_these, .category_mask = not_these,
+                           .category_inverted = NOT_OWN, .category_mask = NOT_OWN,
                            .category_anyof_mask = IS_PRESENT | IS_SWAPPED, .return_mask = IS_PRESENT,
                            /* without room for an answer the kernel protects all pages, not just these */
                            .vec = (uintptr_t)regions, .vec_len = MOST_REGIONS};

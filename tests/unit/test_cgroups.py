@@ -307,10 +307,11 @@ def test_what_a_copy_has_of_its_own_is_what_its_group_was_charged_for(
     (memory / "memory.stat").write_text(f"rss {5 * MIB}\nanon {5 * MIB}\nswap {MIB}\n")
     (memory / "memory.swap.current").write_text(f"{MIB}\n")
     assert groups.charged("a-1") == 6 * MIB
-    assert groups.used("a-1") is None
-    for name in ("memory.usage_in_bytes", "memory.current"):
-        (memory / name).write_text(f"{7 * MIB}\n")
-    assert groups.used("a-1") == 7 * MIB
+    assert groups.touched("a-1") is None
+    (memory / ("memory.usage_in_bytes" if layout is first else "memory.current")).write_text(
+        f"{7 * MIB}\n"
+    )
+    assert groups.touched("a-1") == 7 * MIB
     (memory / "memory.stat").write_text(f"rss {5 * MIB}\nanon {5 * MIB}\n")
     (memory / "memory.swap.current").write_text("0\n")
     # of the 40 MiB of its process 35 are its parent's as well: they count neither here nor elsewhere

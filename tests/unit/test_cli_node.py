@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from copper.cli.node import checks
 from copper.cli.node.checks import Finding, examine
 from copper.model.errors import NotFound
 from copper.model.settings import Settings
@@ -105,6 +106,25 @@ def test_the_doctor_says_what_is_lacking_and_how_to_mend_it(folder: Path) -> Non
     assert found["run folder"].verdict == "ok"
     assert found["Copper"] == Finding("note", "Copper", "does not run", "copper up")
     assert not (folder / "run").exists(), "the doctor changes nothing"
+
+
+@pytest.mark.parametrize(
+    ("gives", "scans", "verdict", "advice"),
+    [(True, True, "ok", ""), (True, False, "note", "Linux 6.7"), (False, True, "note", "madvise")],
+)
+def test_the_doctor_says_whether_vms_get_huge_pages(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    gives: bool,
+    scans: bool,
+    verdict: str,
+    advice: str,
+) -> None:
+    monkeypatch.setattr(checks, "gives_huge_pages", lambda: gives)
+    monkeypatch.setattr(checks, "_has_pagemap_scan", lambda: scans)
+    found = findings(Settings(state_dir=folder, run_dir=folder))["huge pages"]
+    assert found.verdict == verdict
+    assert advice in found.advice
 
 
 def test_the_doctor_s_exit_status_follows_what_is_lacking(copper: Copper) -> None:

@@ -61,7 +61,7 @@ def test_one_that_writes_all_the_time_is_asked_a_few_times_in_all() -> None:
     while vm.own < 4096 * MIB:
         vm.own += LEAST_BYTES
         asyncio.run(host.look())
-    assert vm.asked < 5 * SHARE + SHARE  # doubled six times above SHARE * LEAST_BYTES
+    assert vm.asked < 5 * SHARE + SHARE  # it doubles five times above SHARE * LEAST_BYTES
 
 
 def test_one_that_gave_memory_back_is_asked_when_it_grows_again() -> None:

@@ -27,8 +27,8 @@ async def collapse(guest: Guest) -> int:
     return gained
 
 
-def huge_bytes(guest: Guest) -> int:
-    text = Path(f"/proc/{guest.process.pid}/smaps_rollup").read_text()
+def huge_bytes(pid: int) -> int:
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
     return int(re.findall(r"^AnonHugePages:\s+(\d+)", text, re.M)[0]) << 10
 
 
@@ -43,10 +43,10 @@ async def test_what_is_wholly_its_own_is_put_into_huge_pages(born: list[Guest], 
     guest.touch(0, PAGES)
     for page in range(0, PAGES, 100):
         guest.write(page, page % 256)
-    assert huge_bytes(guest) == 0
+    assert huge_bytes(guest.process.pid) == 0
     gained = await collapse(guest)
     assert gained >= SURE * HUGE
-    assert huge_bytes(guest) == gained * PAGE
+    assert huge_bytes(guest.process.pid) == gained * PAGE
     assert (await guest.control.stat()).pages == PAGES
     assert await collapse(guest) == 0
     guest.check()
@@ -66,7 +66,7 @@ async def test_a_page_that_is_missing_or_a_layers_keeps_its_neighbours_small(
     guest.touch(0, PAGES)
     gained = await collapse(guest)
     assert (SURE - 1) * HUGE <= gained <= SURE * HUGE
-    assert huge_bytes(guest) == gained * PAGE
+    assert huge_bytes(guest.process.pid) == gained * PAGE
     guest.check([*range(0, PAGES, 100), HUGE // 2 - 1])
 
 
@@ -90,10 +90,10 @@ async def test_huge_pages_that_were_copied_are_each_ones_own_and_whole_again_lat
     assert guest.tell("copy 0 0") == "ok"
     for page in range(0, PAGES, 50):
         guest.write(page, 3)
-    assert huge_bytes(guest) < gained * PAGE
+    assert huge_bytes(guest.process.pid) < gained * PAGE
     assert guest.tell("end 0 0") == "ok"
     assert await collapse(guest) > 0
-    assert huge_bytes(guest) == gained * PAGE
+    assert huge_bytes(guest.process.pid) == gained * PAGE
     guest.check()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import array
 import asyncio
 import contextlib
 import os
@@ -156,7 +155,7 @@ def test_a_copy_of_a_seed_that_ended_before_it_answered_is_ended(
             verb, fds = heard(seed._there)
             assert verb == FORK
             layers = socket.socket(fileno=os.dup(fds[LAYERS]))
-            for fd in array.array("i", fds):
+            for fd in fds:
                 os.close(fd)
             seed._there.close()
             with layers:

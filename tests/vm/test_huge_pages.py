@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 import pytest
 
 from copper.vmm.paging import gives_huge_pages
+from tests.unit.test_native_huge import huge_bytes
 from tests.vm.machinery import Copper
 from tests.vm.test_whole_clusters import eventually
 
 MIB = 1 << 20
 WROTE = 40 * MIB
 SUM = "sha256sum /run/big"
-
-
-def huge_bytes(copper: Copper, vm: str) -> int:
-    text = Path(f"/proc/{copper.client.status(vm).pid}/smaps_rollup").read_text()
-    return int(re.findall(r"^AnonHugePages:\s+(\d+)", text, re.M)[0]) << 10
 
 
 def test_a_clone_that_writes_much_gets_huge_pages_and_forks(copper: Copper, micro: str) -> None:
@@ -28,8 +21,8 @@ def test_a_clone_that_writes_much_gets_huge_pages_and_forks(copper: Copper, micr
     busy, idle = copper.clone(master, 2)
     told = copper.sh(busy, f"head -c {WROTE} /dev/urandom > /run/big; {SUM}")
     # a few: in a guest as small as this layers lie nearly everywhere
-    eventually(lambda: huge_bytes(copper, busy) >= 2 * MIB)
-    assert huge_bytes(copper, idle) == 0
+    eventually(lambda: huge_bytes(copper.client.status(busy).pid) >= 2 * MIB)
+    assert huge_bytes(copper.client.status(idle).pid) == 0
     assert copper.client.status(busy).own_bytes < WROTE + 16 * MIB
     assert copper.sh(busy, SUM) == told
     clones = copper.clone(busy, 3)

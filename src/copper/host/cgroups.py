@@ -1,9 +1,9 @@
 """Control groups: one per VM, `copper/INSTANCE/VM`, by which the kernel holds it to its processors and its memory.
 
-Version 1 and 2 are both in use (host.cgroup_layout). INSTANCE is a hash of the
-run directory, so that two Coppers of one host do not meet. Version 1's groups lie below the group that the agent
-itself is in: what bounds the agent bounds its VMs. In version 2 a group that has processes cannot have groups with
-controllers below it, so that they lie at the top of what is mounted; a VM outlives the service that started it.
+Version 1 and 2 are both in use (host.cgroup_layout). INSTANCE is a hash of the run directory, so that two Coppers of
+one host do not meet. Version 1's groups lie below the group that the agent itself is in: what bounds the agent bounds
+its VMs. In version 2 a group that has processes cannot have groups with controllers below it, so that they lie at the
+top of what is mounted; a VM outlives the service that started it.
 
 **What a memory limit counts.** The kernel charges a page to the group of whoever touches it first, and a charge does
 not move. A layer's pages are charged to the agent that loaded it, or to the VM that was frozen into it (`shmem` in its
@@ -169,7 +169,7 @@ class Groups:
             fields["swap"] = int((group.folders[-1] / "memory.swap.current").read_text())
         return fields.get("anon", 0) + fields.get("swap", 0)
 
-    def used(self, vm: str) -> int | None:
+    def touched(self, vm: str) -> int | None:
         """All that this VM's group was charged for, cache of its disk too: one number, which the kernel has ready."""
         group = self._groups.get(vm)
         if self._layout is None or group is None:

@@ -36,6 +36,10 @@ class Writer(Protocol):
         """Gives it huge pages where they cost nothing; the bytes. Raises CopperError."""
 
 
+def _has_grown(now: int, had: int) -> bool:
+    return now - had >= max(LEAST_BYTES, had // SHARE)
+
+
 class HugePages:
     """Looks after the VMs of one host from `start` until `close`."""
 
@@ -47,7 +51,7 @@ class HugePages:
         wanted: Callable[[], bool] = gives_huge_pages,
     ) -> None:
         self._vms, self._is_short, self._wanted = vms, is_short, wanted
-        self._had: dict[str, int] = {}  # bytes of its own when it was asked last, by VM
+        self._had: dict[str, int] = {}  # bytes of its own when it was asked last, or less, by VM
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -68,17 +72,14 @@ class HugePages:
 
     async def look(self) -> None:
         """Asks who has grown."""
-        if not self._wanted() or self._is_short():
+        now = {vm: vm.touched_bytes() for vm in self._vms()}
+        self._had = {vm.name: min(has, self._had.get(vm.name, 0)) for vm, has in now.items()}
+        grown = [vm for vm, has in now.items() if _has_grown(has, self._had[vm.name])]
+        if not grown or not self._wanted() or self._is_short():
             return
-        vms = list(self._vms())
-        self._had = {vm.name: self._had.get(vm.name, 0) for vm in vms}
-        for vm in vms:
-            own, had = vm.touched_bytes(), self._had[vm.name]
-            if own < had:
-                self._had[vm.name] = own
-            elif own - had >= max(LEAST_BYTES, had // SHARE):
-                self._had[vm.name] = own
-                await self._ask(vm)
+        for vm in grown:
+            self._had[vm.name] = now[vm]
+            await self._ask(vm)
 
     async def _ask(self, vm: Writer) -> None:
         try:

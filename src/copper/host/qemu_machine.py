@@ -180,8 +180,8 @@ class QemuMachine:
             page_out(self.pid)
 
     def touched_bytes(self) -> int:
-        used = self._groups.used(self.name)
-        return self._process.own_bytes() if used is None else used
+        touched = self._groups.touched(self.name)
+        return self._process.own_bytes() if touched is None else touched
 
     async def collapse(self) -> int:
         """Huge pages for what is wholly its own, but for a fork's pause; bytes. Raises CopperError."""

@@ -134,6 +134,21 @@ class QemuProcess:
         return process
 
     async def _copy(self, seed: Seed, tap: int) -> None:
+        try:
+            self._of(await self._ask_for_copy(seed, tap))
+        except TimedOut:
+            raise
+        except CopperError:
+            # a seed that ended just then may have been copied: the copy says its number itself
+            with contextlib.suppress(CopperError):
+                self._of(await self.layers.copied())
+            raise
+        await self.layers.copied()
+        self._write_down()
+        await self.monitor.take_over(self._open.pop("qmp"))
+
+    async def _ask_for_copy(self, seed: Seed, tap: int) -> int:
+        """The copy's number. What it gets is its own alone when this returns."""
         with contextlib.ExitStack() as undo:
             fds = []
             for name in SOCKETS:
@@ -144,25 +159,10 @@ class QemuProcess:
                 fds += [listening.fileno(), theirs.fileno()]
             stderr = undo.enter_context((self.folder / "stderr").open("wb"))
             self._layers = LayerControl(self._open.pop("layers"))
-            failed: CopperError | None = None
-            try:
-                pid = await seed.fork([*fds, stderr.fileno(), tap], self.unit)
-            except TimedOut:
-                raise
-            except CopperError as error:
-                failed = error
-        if (
-            failed is not None
-        ):  # a seed that ended just then may have made a copy: it says its number itself
-            with contextlib.suppress(CopperError):
-                self._of(await self._layers.copied())
-            raise failed
-        self._of(pid)
-        await self._layers.copied()
-        self._write_down()
-        await self.monitor.take_over(self._open.pop("qmp"))
+            return await seed.fork([*fds, stderr.fileno(), tap], self.unit)
 
     def _of(self, pid: int) -> None:
+        """From now on it is this process."""
         with contextlib.suppress(NotFound):  # it says itself why it ended
             self.alive = Alive.of(pid)
             self._watch()

@@ -190,15 +190,18 @@ def _kernel() -> Iterator[Finding]:
             yield Finding(
                 "note", what, f"{kernel} does not have it: {without}", "Linux 6.7 or newer"
             )
+    yield _huge_pages(kernel)
+
+
+def _huge_pages(kernel: str) -> Finding:
     without = "VMs that write much stay in small ones"
     if not gives_huge_pages():
         advice = f"echo madvise > {HUGE_PAGES}"
-        yield Finding("note", "huge pages", f"this host gives none: {without}", advice)
-    elif not _has_pagemap_scan():
+        return Finding("note", "huge pages", f"this host gives none: {without}", advice)
+    if not _has_pagemap_scan():
         advice = "Linux 6.7 or newer"
-        yield Finding("note", "huge pages", f"not with {kernel}: {without}", advice)
-    else:
-        yield Finding("ok", "huge pages", "for VMs that write much")
+        return Finding("note", "huge pages", f"not with {kernel}: {without}", advice)
+    return Finding("ok", "huge pages", "for VMs that write much")
 
 
 def _has_pagemap_scan() -> bool:
